@@ -1,0 +1,88 @@
+"""Sessions on PostgreSQL with the settings that decide how values print pinned.
+
+pgoutput, COPY and casts to text all follow the session (DateStyle, bytea_output, lc_monetary, search_path ...), so
+every session that reads or writes values is opened here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from spanvault.config.clusters import Endpoint
+from spanvault.errors import BadInput, Retryable
+
+APPLICATION_NAME = "spanvault"
+
+PINNED_SETTINGS: dict[str, str] = {
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "search_path": "",
+    "xmloption": "content",
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
+
+
+def options_text(settings: dict[str, str]) -> str:
+    """Settings as libpq's `options` parameter: `-c name=value`, with spaces and backslashes escaped."""
+    return " ".join(f"-c {name}={_escape(value)}" for name, value in settings.items())
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def connection_parameters(endpoint: Endpoint, database: str | None = None, purpose: str = "") -> dict[str, Any]:
+    """libpq parameters for a pinned session; `purpose` shows in pg_stat_activity behind `spanvault`."""
+    parameters: dict[str, Any] = {
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "user": endpoint.user,
+        "dbname": database or endpoint.database,
+        "application_name": f"{APPLICATION_NAME} {purpose}".strip()[:63],
+        "client_encoding": "UTF8",
+        "options": options_text(PINNED_SETTINGS),
+        "connect_timeout": "15",
+        "keepalives_idle": "30",
+        **endpoint.parameters,
+    }
+    if endpoint.password is not None:
+        parameters["password"] = endpoint.password.get_secret_value()
+    return parameters
+
+
+def connect(
+    endpoint: Endpoint, database: str | None = None, *, purpose: str = "", autocommit: bool = True, replication: bool = False
+) -> psycopg.Connection[TupleRow]:
+    """Open a pinned session on `database` (default: the endpoint's). With `replication` it is a walsender, which takes
+    replication commands and simple queries.
+
+    Raises BadInput for a refused login or an unknown database, Retryable when the server cannot be reached.
+    """
+    parameters = connection_parameters(endpoint, database, purpose)
+    if replication:
+        parameters["replication"] = "database"
+    try:
+        return psycopg.connect(autocommit=autocommit, **parameters)
+    except psycopg.OperationalError as error:
+        raise translate_connect_error(error, endpoint, database) from None
+
+
+def translate_connect_error(error: psycopg.Error, endpoint: Endpoint, database: str | None) -> BadInput | Retryable:
+    """The failed connection as one of our errors, with the server's reason on one line."""
+    reason = str(error).strip().splitlines()[-1].split("FATAL:")[-1].strip()
+    where = f"{endpoint.user}@{endpoint.host}:{endpoint.port}/{database or endpoint.database}"
+    final = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in", "no password supplied")
+    if any(text in reason for text in final):
+        return BadInput(f"Node {endpoint.node!r} refused the login {where}: {reason}.")
+    return Retryable(f"Node {endpoint.node!r} at {where} cannot be reached: {reason}.")

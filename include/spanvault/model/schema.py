@@ -1,0 +1,131 @@
+"""What a backup knows about databases, tables and columns at a cut.
+
+Tables are tracked by OID and columns by attnum: both survive renames, and a column that is dropped and added again
+under the same name gets a new attnum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import Field
+
+from spanvault.model.base import Value
+from spanvault.model.cut import Lsn
+
+# Columns of change files. A user's column of such a name is stored with one more underscore in front.
+SYSTEM_COLUMNS = frozenset({"_op", "_lsn", "_seq", "_xid", "_time", "_old_key", "_unchanged", "_source_key"})
+
+
+def stored_name(column_name: str) -> str:
+    """A column's name in data files: its own, unless that is one of SYSTEM_COLUMNS after leading underscores."""
+    if "_" + column_name.lstrip("_") in SYSTEM_COLUMNS and column_name.startswith("_"):
+        return "_" + column_name
+    return column_name
+
+
+class Column(Value):
+    """One live column.
+
+    `type_name` is format_type()'s text, such as `numeric(12,2)`; `base_type` is pg_type.typname, such as `numeric`
+    (of a domain: of the domain itself), `type_kind` pg_type.typtype (b base, c composite, d domain, e enum, r range,
+    m multirange, p pseudo). `generated` is `s` stored, `v` virtual or empty; generated columns are computed again by a
+    restore and never stored in data files.
+    """
+
+    attnum: int
+    name: str
+    type_oid: int
+    type_name: str
+    typmod: int
+    base_type: str
+    type_kind: str
+    collation_oid: int = 0
+    not_null: bool = False
+    generated: Literal["", "s", "v"] = ""
+    missing_value: str | None = None
+
+    @property
+    def stored_as(self) -> str:
+        """The name in data files."""
+        return stored_name(self.name)
+
+
+class Table(Value):
+    """One table with storage of its own (ordinary tables and leaf partitions; never a partitioned root).
+
+    `key` holds the attnums of the heal key (empty: none). `capture` says how its rows reach a backup: `log` for fuzzy
+    slices healed by the change log, `exact` for one read under the seal's snapshot, `none` for schema only.
+    """
+
+    oid: int
+    schema_name: str
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[int, ...] = ()
+    replica_identity: Literal["d", "n", "f", "i"] = "d"
+    capture: Literal["log", "exact", "none"]
+    persistence: Literal["p", "u"] = "p"
+    is_partition: bool = False
+    filenode: int = 0
+    pages: int = 0
+    bytes: int = 0
+    estimated_rows: int = 0
+
+    @property
+    def qualified(self) -> str:
+        """`schema.name` for people (not quoted for SQL)."""
+        return f"{self.schema_name}.{self.name}"
+
+    @property
+    def data_columns(self) -> tuple[Column, ...]:
+        """The columns that data files hold, in attnum order: all but generated ones."""
+        return tuple(column for column in self.columns if not column.generated)
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        """The heal key's columns, in key order."""
+        by_attnum = {column.attnum: column for column in self.columns}
+        return tuple(by_attnum[attnum] for attnum in self.key)
+
+    def fingerprint(self) -> str:
+        """A digest of the shape: attnums, names, types, key and identity; equal shapes read and write alike."""
+        shape = [(c.attnum, c.name, c.type_oid, c.typmod, c.collation_oid, c.generated) for c in self.columns]
+        text = repr((shape, self.key, self.replica_identity, self.schema_name, self.name))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Database(Value):
+    """A database and what is needed to create it again."""
+
+    name: str
+    oid: int
+    encoding: str
+    collate: str
+    ctype: str
+    locale_provider: str = "c"
+    locale: str | None = None
+    owner: str
+    tables: tuple[Table, ...] = Field(default=())
+
+    def table(self, oid: int) -> Table | None:
+        """The table of that OID, or None."""
+        return next((table for table in self.tables if table.oid == oid), None)
+
+
+class SequenceValue(Value):
+    """A sequence's state, read after the cut was fixed: never lower than at the cut."""
+
+    schema_name: str
+    name: str
+    last_value: int
+    is_called: bool
+
+
+class Fingerprint(Value):
+    """PostgreSQL's own count(*) and sum(hashtextextended(row::text, 0)) of a table, read at `lsn`."""
+
+    rows: int
+    hash: str
+    lsn: Lsn
