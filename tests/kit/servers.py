@@ -74,7 +74,7 @@ class TestDatabase:
     def execute(self, statement: str, parameters: Sequence[object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement, or several without parameters, in a session of its own; the last one's rows."""
         with self.connect() as connection:
-            cursor = connection.execute(statement, parameters)  # type: ignore[call-overload]
+            cursor = connection.execute(statement, parameters)
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
