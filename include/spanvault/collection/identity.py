@@ -1,0 +1,61 @@
+"""COLLECTION.json: which collection this is, and the one cluster whose backups it holds. Written once."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+from spanvault import __version__
+from spanvault.collection.documents import parse_document
+from spanvault.collection.layout import COLLECTION_KEY, manifest_path
+from spanvault.errors import AlreadyExists, NotFound, Refused
+from spanvault.model.cut import utc
+from spanvault.model.manifest import CollectionDocument
+from spanvault.storage.base import Storage
+
+
+def ensure_collection(storage: Storage, *, system_identifier: str, now: datetime) -> CollectionDocument:
+    """The collection at `storage`, made if there is none yet.
+
+    Raises Refused when it holds the backups of another cluster than `system_identifier` (pg_control's).
+    """
+    document = _find(storage)
+    if document is None:
+        document = CollectionDocument(
+            id=secrets.token_hex(6),
+            created_at=utc(now),
+            created_by=f"spanvault {__version__}",
+            source_system_identifier=system_identifier,
+        )
+        try:
+            storage.put(COLLECTION_KEY, document.to_json(), create_only=True)
+        except AlreadyExists:
+            document = read_collection(storage)
+    if document.source_system_identifier != system_identifier:
+        raise Refused(
+            f"The collection {storage.display_uri} holds backups of the cluster with system identifier"
+            f" {document.source_system_identifier}, and this cluster's is {system_identifier}: one collection is for one"
+            " cluster, so back up into another URI."
+        )
+    return document
+
+
+def read_collection(storage: Storage) -> CollectionDocument:
+    """The collection's identity. Raises NotFound where there is no collection."""
+    document = _find(storage)
+    if document is not None:
+        return document
+    if storage.head(manifest_path()) is not None:
+        raise NotFound(
+            f"{storage.display_uri} is the folder of one backup, not a collection: give the collection's URI, and name"
+            " the backup as SHOW BACKUPS IN lists it."
+        )
+    raise NotFound(f"There is no backup collection at {storage.display_uri}: {COLLECTION_KEY} is not there; check the URI.")
+
+
+def _find(storage: Storage) -> CollectionDocument | None:
+    try:
+        data = storage.get(COLLECTION_KEY)
+    except NotFound:
+        return None
+    return parse_document(CollectionDocument, data, f"{COLLECTION_KEY} in {storage.display_uri}")

@@ -1,0 +1,116 @@
+"""The index: one tiny object a layer, so that listings need not read manifests. A cache, never the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+from spanvault.collection.documents import parse_document
+from spanvault.collection.layout import INDEX_PREFIX, index_key, manifest_key
+from spanvault.collection.lookup import complete_subdirs
+from spanvault.collection.manifests import committed_numbers, parse_manifest
+from spanvault.errors import AlreadyExists, Damaged, NotFound, Refused
+from spanvault.model.base import Value
+from spanvault.model.manifest import IndexEntry, Manifest
+from spanvault.storage.base import Storage
+
+
+class RebuildCounts(Value):
+    """What `rebuild` did. `differing` are keys of readable entries that contradict the manifest they are of: one of the
+    two was changed, and which one is not for a program to say, so they are left alone. `problems` are sentences on
+    manifests that cannot be read."""
+
+    written: int
+    kept: int
+    removed: int
+    differing: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def entry_of(manifest: Manifest, manifest_sha256: str) -> IndexEntry:
+    """The index entry of a manifest whose stored bytes have that digest."""
+    return IndexEntry(
+        kind=manifest.kind,
+        number=manifest.number,
+        subdir=manifest.subdir,
+        start=manifest.start,
+        end=manifest.end,
+        planned_at=manifest.planned_at,
+        committed_at=manifest.committed_at,
+        manifest_sha256=manifest_sha256,
+        totals=manifest.totals,
+    )
+
+
+def write_entry(storage: Storage, entry: IndexEntry) -> None:
+    """Write a layer's entry if it is not there; an existing one stays."""
+    with contextlib.suppress(AlreadyExists):
+        storage.put(index_key(entry.subdir, entry.number), entry.to_json(), create_only=True)
+
+
+def read_entry(storage: Storage, subdir: str, number: int) -> IndexEntry | None:
+    """A layer's entry; None when there is none, or none that can be read: the manifest then stands for itself."""
+    key = index_key(subdir, number)
+    try:
+        return _parse(storage.get(key), key)
+    except (NotFound, Damaged):
+        return None
+
+
+def list_entries(storage: Storage) -> Iterator[IndexEntry]:
+    """All readable entries, newest chain first, newest layer first. Entries that cannot be read are passed over.
+
+    Raises Refused when a newer version wrote one.
+    """
+    for info in storage.list(INDEX_PREFIX):
+        with contextlib.suppress(NotFound, Damaged):
+            yield _parse(storage.get(info.key), info.key)
+
+
+def rebuild(storage: Storage) -> RebuildCounts:
+    """Make the index say what the manifests say: missing and unreadable entries are written, those of backups that are
+    gone are removed. A manifest that cannot be read is named and stops nothing. May be killed anywhere and run again."""
+    before = {info.key for info in storage.list(INDEX_PREFIX)}  # before the walk: what is committed meanwhile stays
+    kept = written = 0
+    differing, problems, known = [], [], set()
+    for subdir, number in _committed_layers(storage):
+        key = index_key(subdir, number)
+        known.add(key)
+        try:
+            entry = true_entry(storage, subdir, number)
+        except (Damaged, Refused) as error:
+            problems.append(str(error))
+            continue
+        indexed = read_entry(storage, subdir, number)
+        if indexed is None:
+            storage.put(key, entry.to_json())
+            written += 1
+        elif indexed == entry:
+            kept += 1
+        else:
+            differing.append(key)
+    for key in before - known:
+        storage.delete(key)
+    return RebuildCounts(
+        written=written, kept=kept, removed=len(before - known), differing=tuple(differing), problems=tuple(problems)
+    )
+
+
+def _committed_layers(storage: Storage) -> Iterator[tuple[str, int]]:
+    for subdir in complete_subdirs(storage):
+        for number in committed_numbers(storage, subdir):
+            yield subdir, number
+
+
+def true_entry(storage: Storage, subdir: str, number: int) -> IndexEntry:
+    """The entry that the stored manifest asks for. Raises NotFound, Damaged, Refused."""
+    data = storage.get(manifest_key(subdir, number))
+    return entry_of(parse_manifest(data, subdir, number), hashlib.sha256(data).hexdigest())
+
+
+def _parse(data: bytes, key: str) -> IndexEntry:
+    entry = parse_document(IndexEntry, data, f"The index entry {key}")
+    if index_key(entry.subdir, entry.number) != key:
+        raise Damaged(f"The index entry {key} is that of another backup: it was copied or renamed.")
+    return entry

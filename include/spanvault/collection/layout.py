@@ -1,0 +1,123 @@
+"""The names of a collection's objects, and nothing else. docs/format.md section 2 is the specification.
+
+A *key* is relative to the collection's root, a *path* to a chain's folder: documents hold paths, so that a chain can be
+moved or copied as a whole. Names that end in random digits may be written by several tries of the same work; a
+document names the one that counts.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from spanvault.errors import Damaged
+from spanvault.model.cut import time_of_subdir
+
+COLLECTION_KEY = "COLLECTION.json"
+README_KEY = "README.txt"
+INDEX_PREFIX = "metadata/index/"
+
+PathKind = Literal["plan", "manifest", "receipt", "seal", "files", "dump", "data"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HUNDREDTH = timedelta(milliseconds=10)
+_MAX_TIME = 10**14 - 1  # 14 digits of hundredths reach beyond the year 5138
+_MAX_NUMBER = 10**6 - 1
+_MANIFEST = re.compile(r"chain/(\d{6})\.json")
+_KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
+    ("plan", re.compile(r"(?:\d{6}/)?PLAN\.json")),
+    ("manifest", _MANIFEST),
+    ("receipt", re.compile(r"\d{6}/progress/[^/]+\.json")),
+    ("seal", re.compile(r"\d{6}/seal-[0-9a-f]{8}\.json")),
+    ("files", re.compile(r"\d{6}/files-[0-9a-f]{8}\.parquet")),
+    ("dump", re.compile(r"\d{6}/(?:schema-\d+-[0-9a-f]{8}\.dump|globals-[0-9a-f]{8}\.sql)")),
+    ("data", re.compile(r"\d{6}/data/[^/]+\.parquet")),
+)
+
+
+def object_key(subdir: str, path: str) -> str:
+    """The key of the object at `path` in a chain. Raises Damaged for a path that leads out of the chain's folder."""
+    if not path or path.startswith("/") or {"", ".", ".."} & set(path.split("/")):
+        raise Damaged(f"The backup {subdir} names an object {path!r}, which is not below its folder.")
+    return f"{subdir}/{path}"
+
+
+def layer_path(number: int) -> str:
+    """`000000/`, the folder of a layer in its chain."""
+    return f"{number:06d}/"
+
+
+def layer_folder(subdir: str, number: int) -> str:
+    """The key prefix of everything that the run of a layer writes, except manifest and a full's plan."""
+    return f"{subdir}/{layer_path(number)}"
+
+
+def plan_key(subdir: str, number: int = 0) -> str:
+    """PLAN.json: at the chain's top for the full, in the layer's folder for what follows."""
+    return f"{subdir}/PLAN.json" if number == 0 else f"{layer_folder(subdir, number)}PLAN.json"
+
+
+def manifest_path(number: int = 0) -> str:
+    """The path of a layer's manifest."""
+    return f"chain/{number:06d}.json"
+
+
+def manifest_key(subdir: str, number: int = 0) -> str:
+    """The manifest of a layer, whose creation is the commit."""
+    return f"{subdir}/{manifest_path(number)}"
+
+
+def manifest_number(path: str) -> int | None:
+    """The layer that the manifest at `path` (relative to the chain) is of, None for any other path."""
+    match = _MANIFEST.fullmatch(path)
+    return int(match[1]) if match else None
+
+
+def receipt_prefix(subdir: str, number: int) -> str:
+    """The key prefix of a layer's receipts."""
+    return f"{layer_folder(subdir, number)}progress/"
+
+
+def receipt_key(subdir: str, number: int, span: str) -> str:
+    """The receipt of a span."""
+    return f"{receipt_prefix(subdir, number)}{span}.json"
+
+
+def data_path(number: int) -> str:
+    """A new, unique path for a data file."""
+    return f"{layer_path(number)}data/{uuid.uuid4()}.parquet"
+
+
+def files_path(number: int) -> str:
+    """A new path for a list of data files."""
+    return f"{layer_path(number)}files-{secrets.token_hex(4)}.parquet"
+
+
+def schema_dump_path(number: int, database_oid: int) -> str:
+    """A new path for a database's schema, an archive of pg_dump."""
+    return f"{layer_path(number)}schema-{database_oid}-{secrets.token_hex(4)}.dump"
+
+
+def globals_dump_path(number: int) -> str:
+    """A new path for the cluster's roles and settings, a script of pg_dumpall."""
+    return f"{layer_path(number)}globals-{secrets.token_hex(4)}.sql"
+
+
+def seal_path(number: int) -> str:
+    """A new path for a seal record."""
+    return f"{layer_path(number)}seal-{secrets.token_hex(4)}.json"
+
+
+def index_key(subdir: str, number: int) -> str:
+    """The index entry of a layer. Ascending key order is newest chain first, then newest layer first."""
+    hundredths = (time_of_subdir(subdir) - _EPOCH) // _HUNDREDTH
+    name = subdir.replace("/", "")
+    return f"{INDEX_PREFIX}{_MAX_TIME - hundredths:014d}-{_MAX_NUMBER - number:06d}_{name}_{number:06d}.json"
+
+
+def path_kind(path: str) -> PathKind | None:
+    """What the object at `path` (relative to a chain's folder) is; None for what this version did not write."""
+    return next((kind for kind, pattern in _KINDS if pattern.fullmatch(path)), None)

@@ -1,0 +1,50 @@
+"""From what a person names to a chain: LATEST, or a path as SHOW BACKUPS lists it. Right without the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from spanvault.collection.identity import read_collection
+from spanvault.collection.layout import manifest_key, plan_key
+from spanvault.collection.plans import chain_subdirs
+from spanvault.errors import NotFound
+from spanvault.model.cut import time_of_subdir
+from spanvault.storage.base import Storage
+
+LATEST = "LATEST"
+
+
+def find_subdir(storage: Storage, subdir: str) -> str:
+    """The path of the complete chain that `subdir` names; LATEST is the one planned last.
+
+    Folders are walked newest first until one has a manifest, so neither a lost index nor failed runs mislead it.
+    Raises NotFound when there is no such collection or complete backup, BadInput for a text that is no path.
+    """
+    read_collection(storage)
+    if subdir.upper() == LATEST:
+        return latest(storage)
+    normal = subdir.strip("/")
+    time_of_subdir(normal)
+    if is_complete(storage, normal):
+        return normal
+    if storage.head(plan_key(normal)) is not None:
+        raise NotFound(f"The backup {normal} in {storage.display_uri} has not finished: run it again, or take another one.")
+    raise NotFound(f"There is no backup {normal} in {storage.display_uri}; SHOW BACKUPS IN lists those there are.")
+
+
+def latest(storage: Storage) -> str:
+    """The newest complete chain's path. Raises NotFound."""
+    found = next(complete_subdirs(storage), None)
+    if found is None:
+        raise NotFound(f"{storage.display_uri} does not contain a completed latest backup.")
+    return found
+
+
+def complete_subdirs(storage: Storage) -> Iterator[str]:
+    """The paths of all chains whose full backup is committed, newest first; a request a folder."""
+    return (subdir for subdir in chain_subdirs(storage) if is_complete(storage, subdir))
+
+
+def is_complete(storage: Storage, subdir: str) -> bool:
+    """Whether the chain's full backup is committed."""
+    return storage.head(manifest_key(subdir)) is not None

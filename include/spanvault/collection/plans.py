@@ -1,0 +1,62 @@
+"""PLAN.json of each layer: what a run will do, and the lock by which it owns its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from spanvault.collection.documents import parse_document
+from spanvault.collection.layout import layer_folder, plan_key
+from spanvault.errors import AlreadyExists, BadInput, NotFound
+from spanvault.model.cut import time_of_subdir
+from spanvault.model.manifest import Plan
+from spanvault.storage.base import Storage
+
+
+def create_plan(storage: Storage, plan: Plan) -> bool:
+    """Write the plan if its place is free; False if anything is there already.
+
+    What an unfinished deletion left behind counts as taken: receipts of an older run must not serve a new one.
+    """
+    folder = f"{plan.subdir}/" if plan.number == 0 else layer_folder(plan.subdir, plan.number)
+    if next(iter(storage.list(folder)), None) is not None:
+        return False
+    try:
+        storage.put(plan_key(plan.subdir, plan.number), plan.to_json(), create_only=True)
+    except AlreadyExists:
+        return False
+    return True
+
+
+def read_plan(storage: Storage, subdir: str, number: int = 0) -> Plan | None:
+    """The plan of a layer, or None."""
+    key = plan_key(subdir, number)
+    try:
+        data = storage.get(key)
+    except NotFound:
+        return None
+    return parse_document(Plan, data, f"The plan {key}")
+
+
+def chain_subdirs(storage: Storage, *, newest_first: bool = True) -> Iterator[str]:
+    """The folders of all chains, finished or not, by the time in their names. One listing a year and month."""
+    for year in _folders(storage, "", r"\d{4}/", newest_first):
+        for month in _folders(storage, year, r"\d{2}/", newest_first):
+            for folder in _folders(storage, month, r"\d{2}-\d{6}\.\d{2}/", newest_first):
+                subdir = folder.rstrip("/")
+                if _is_chain(subdir):
+                    yield subdir
+
+
+def _folders(storage: Storage, prefix: str, pattern: str, newest_first: bool) -> list[str]:
+    """Folders below `prefix` whose name matches, with their prefix."""
+    names = [name for name in storage.list_folders(prefix) if re.fullmatch(pattern, name)]
+    return [prefix + name for name in sorted(names, reverse=newest_first)]
+
+
+def _is_chain(subdir: str) -> bool:
+    try:
+        time_of_subdir(subdir)
+    except BadInput:
+        return False
+    return True
