@@ -63,6 +63,7 @@ class PlannedDatabase(Value):
 
     database: Database
     protection: Protection
+    types_version: str
 
 
 class Plan(Value):
@@ -150,7 +151,7 @@ class View(Value):
 
 
 class ManifestDatabase(Value):
-    """One database of a layer at the cut."""
+    """One database of a layer at the cut. `omitted` says in phrases what the database held and the layer does not."""
 
     database: Database
     protection: Protection
@@ -158,6 +159,7 @@ class ManifestDatabase(Value):
     tables: tuple[ManifestTable, ...]
     sequences: tuple[SequenceValue, ...] = ()
     views: tuple[View, ...] = ()
+    omitted: tuple[str, ...] = ()
 
 
 class SealRecord(Value):

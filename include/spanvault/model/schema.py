@@ -57,6 +57,7 @@ class Table(Value):
 
     `key` holds the attnums of the heal key (empty: none). `capture` says how its rows reach a backup: `log` for fuzzy
     slices healed by the change log, `exact` for one read under the seal's snapshot, `none` for schema only.
+    `attributes_version` changes with every change to a column's catalog entry, also one that was changed back.
     """
 
     oid: int
@@ -72,6 +73,7 @@ class Table(Value):
     pages: int = 0
     bytes: int = 0
     estimated_rows: int = 0
+    attributes_version: str = ""
 
     @property
     def qualified(self) -> str:
@@ -90,9 +92,10 @@ class Table(Value):
         return tuple(by_attnum[attnum] for attnum in self.key)
 
     def fingerprint(self) -> str:
-        """A digest of the shape: attnums, names, types, key and identity; equal shapes read and write alike."""
+        """A digest of the shape: columns, types, key and identity; equal shapes read and write alike. The table's own
+        name is no part of it: tables are tracked by OID."""
         shape = [(c.attnum, c.name, c.type_oid, c.typmod, c.collation_oid, c.generated) for c in self.columns]
-        text = repr((shape, self.key, self.replica_identity, self.schema_name, self.name))
+        text = repr((shape, self.key, self.replica_identity, self.attributes_version))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -1,0 +1,216 @@
+"""What a database holds, read from PostgreSQL's catalogs under the caller's snapshot.
+
+Queries are plain SQL text so that both kinds of session (psycopg for planning, the COPY session for spans) can run them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from spanvault.model.manifest import View
+from spanvault.model.schema import Column, Database, SequenceValue, Table
+
+Rows = Sequence[Sequence[Any]]
+Query = Callable[[str], Rows]
+
+# Schemas that are never the user's: the system's, and where restores keep their progress.
+_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spanvault_restore')"
+# Members of an extension come with CREATE EXTENSION.
+_NOT_EXTENSION = (
+    "NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass"
+    " AND d.objid = c.oid AND d.deptype = 'e')"
+)
+
+# The identity rule (which key UPDATE and DELETE carry in the log, and whether publishing is safe for the application):
+# an index serves if it is valid, immediate, not an exclusion constraint's and holds no generated column. DEFAULT means
+# the primary key, USING INDEX the chosen one; under FULL any such unique index over not-null columns is the heal key.
+_KEY = """
+LEFT JOIN LATERAL (
+  SELECT i.indkey::text AS attnums, i.indnkeyatts::int8 AS width
+  FROM pg_catalog.pg_index i
+  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND i.indisunique AND NOT i.indisexclusion
+    AND i.indpred IS NULL AND i.indexprs IS NULL
+    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident WHEN 'f' THEN true ELSE false END
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute k WHERE k.attrelid = c.oid
+                    AND k.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]) AND (k.attgenerated <> '' OR NOT k.attnotnull))
+  ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) AS identity ON true
+"""
+
+_TABLES = f"""
+SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
+       coalesce(pg_catalog.pg_relation_filenode(c.oid), 0)::int8,
+       coalesce(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, 0)::int8,
+       coalesce(pg_catalog.pg_table_size(c.oid), 0)::int8, greatest(c.reltuples, 0)::int8,
+       identity.attnums, identity.width,
+       (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+            a.attnum, a.attname, a.atttypid::int8, pg_catalog.format_type(a.atttypid, a.atttypmod), a.atttypmod,
+            t.typname, t.typtype, a.attcollation::int8, a.attnotnull, a.attgenerated,
+            CASE WHEN a.atthasmissing THEN a.attmissingval::text END) ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text,
+       (SELECT pg_catalog.string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum)
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+{_KEY}
+WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION} {{condition}}
+ORDER BY n.nspname, c.relname
+"""
+
+_REG_TYPES = frozenset(
+    {
+        "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+        "regprocedure", "regrole", "regtype",
+    }
+)  # fmt: skip
+
+
+def read_tables(query: Query, oids: Iterable[int] | None = None) -> tuple[Table, ...]:
+    """All user tables with storage, or those of the given OIDs, ordered by name."""
+    condition = ""
+    if oids is not None:
+        condition = f"AND c.oid IN ({', '.join(str(oid) for oid in oids) or '0'})"
+    return tuple(_table(row) for row in query(_TABLES.format(condition=condition)))
+
+
+def _table(row: Sequence[Any]) -> Table:
+    columns = tuple(_column(fields) for fields in json.loads(row[12] or "[]"))
+    key = tuple(int(attnum) for attnum in row[10].split()[: row[11]]) if row[10] else ()
+    names_objects = any(column.base_type.lstrip("_") in _REG_TYPES for column in columns)
+    return Table(
+        oid=row[0],
+        schema_name=row[1],
+        name=row[2],
+        columns=columns,
+        key=key,
+        replica_identity=row[4],
+        capture=_capture(row[3], key, names_objects=names_objects),
+        persistence=row[3],
+        is_partition=row[5],
+        filenode=row[6],
+        pages=row[7],
+        bytes=row[8],
+        estimated_rows=row[9],
+        attributes_version=row[13] or "",
+    )
+
+
+def _capture(persistence: str, key: tuple[int, ...], *, names_objects: bool) -> Any:
+    if persistence == "u":
+        return "none"
+    # The text of reg* values changes when the named object is renamed, without a change in the log.
+    return "log" if key and not names_objects else "exact"
+
+
+def _column(fields: Sequence[Any]) -> Column:
+    return Column(
+        attnum=fields[0],
+        name=fields[1],
+        type_oid=fields[2],
+        type_name=fields[3],
+        typmod=fields[4],
+        base_type=fields[5],
+        type_kind=fields[6],
+        collation_oid=fields[7],
+        not_null=fields[8],
+        generated=fields[9],
+        missing_value=fields[10],
+    )
+
+
+def read_database(query: Query) -> Database:
+    """The current database's properties, without tables."""
+    version = int(query("SELECT pg_catalog.current_setting('server_version_num')")[0][0])
+    provider, locale = "d.datlocprovider::text", "NULL"
+    if version < 150000:
+        provider = "'c'"
+    elif version < 170000:
+        locale = "d.daticulocale"
+    else:
+        locale = "d.datlocale"
+    row = query(
+        f"""SELECT d.datname, d.oid::int8, pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
+                   {provider}, {locale}, pg_catalog.pg_get_userbyid(d.datdba)
+            FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()"""
+    )[0]
+    return Database(
+        name=row[0],
+        oid=row[1],
+        encoding=row[2],
+        collate=row[3],
+        ctype=row[4],
+        locale_provider=row[5],
+        locale=row[6],
+        owner=row[7],
+    )
+
+
+def user_databases(query: Query) -> list[str]:
+    """The names of all databases that people may use, templates left out, in order of name."""
+    rows = query(
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2"
+        " ORDER BY datname"
+    )
+    return [row[0] for row in rows]
+
+
+def read_views(query: Query) -> tuple[View, ...]:
+    """The views and materialized views of the current database."""
+    rows = query(
+        f"""SELECT n.nspname, c.relname, c.relkind = 'm', c.relispopulated
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('v', 'm') AND {_USER_SCHEMA} AND {_NOT_EXTENSION} ORDER BY 1, 2"""
+    )
+    return tuple(View(schema_name=row[0], name=row[1], materialized=row[2], populated=row[3]) for row in rows)
+
+
+def read_sequences(query: Query) -> tuple[SequenceValue, ...]:
+    """Every sequence's present value. Sequences are not transactional: read them after the cut, so that no value is
+    too low."""
+    rows = query(
+        f"""SELECT n.nspname, c.relname,
+                   pg_catalog.format('SELECT %L, %L, last_value::int8, is_called FROM %I.%I',
+                                     n.nspname, c.relname, n.nspname, c.relname)
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND {_NOT_EXTENSION} ORDER BY 1, 2"""
+    )
+    values: list[SequenceValue] = []
+    for first in range(0, len(rows), 200):
+        statement = " UNION ALL ".join(row[2] for row in rows[first : first + 200])
+        values += [
+            SequenceValue(schema_name=row[0], name=row[1], last_value=row[2], is_called=row[3]) for row in query(statement)
+        ]
+    return tuple(values)
+
+
+def types_version(query: Query) -> str:
+    """A digest of all enum labels, composite attributes and domains: while it stays the same, the text of stored
+    values of such types does, too."""
+    row = query(
+        """SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(piece, ',' ORDER BY piece), '')) FROM (
+             SELECT 'e' || e.oid || ':' || e.enumlabel FROM pg_catalog.pg_enum e
+             UNION ALL
+             SELECT 'c' || a.attrelid || ':' || a.attnum || ':' || a.atttypid || ':' || a.atttypmod || ':' || a.attisdropped
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind = 'c'
+             WHERE a.attnum > 0) AS pieces (piece)"""
+    )[0]
+    return str(row[0])
+
+
+def omissions(query: Query) -> tuple[str, ...]:
+    """What the current database holds and this version does not back up, a phrase each."""
+    large_objects = query("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")[0][0]
+    unlogged = query(
+        f"""SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND {_USER_SCHEMA}"""
+    )[0][0]
+    configuration = query("SELECT count(*) FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL AND extname <> 'plpgsql'")[0][
+        0
+    ]
+    found = (
+        (large_objects, f"{large_objects} large objects"),
+        (unlogged, f"the rows of {unlogged} unlogged tables (their definitions are kept)"),
+        (configuration, f"the configuration tables of {configuration} extensions"),
+    )
+    return tuple(phrase for count, phrase in found if count)

@@ -1,0 +1,67 @@
+"""Fingerprints that PostgreSQL computes itself: of a table's rows, and of the catalogs."""
+
+from __future__ import annotations
+
+from spanvault.database.postgres.catalog import Query
+from spanvault.database.postgres.quoting import qualified
+
+
+def fingerprint_sql(schema: str, table: str) -> str:
+    """A query for (rows, hash) of a table's own rows: count(*) and the sum of 64-bit hashes of each row's text.
+
+    The same rows give the same answer on any server with the same version, in any order; column order counts.
+    """
+    return (
+        "SELECT count(*)::int8, coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text"
+        f" FROM ONLY {qualified(schema, table)} AS t"
+    )
+
+
+_TEMPORARY = "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_')"
+_TEMPORARY_CLASS = f"(SELECT oid FROM pg_catalog.pg_class WHERE relnamespace IN {_TEMPORARY})"
+
+# Catalogs whose rows say what a dump of the schema says, each with what leaves sessions' temporary objects out.
+_CATALOGS: dict[str, str] = {
+    "pg_class": f"relnamespace NOT IN {_TEMPORARY}",
+    "pg_attribute": f"attnum > 0 AND attrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_attrdef": f"adrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_constraint": f"connamespace NOT IN {_TEMPORARY}",
+    "pg_index": f"indrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_inherits": f"inhrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_trigger": f"tgrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_rewrite": f"ev_class NOT IN {_TEMPORARY_CLASS}",
+    "pg_sequence": f"seqrelid NOT IN {_TEMPORARY_CLASS}",
+    "pg_type": f"typnamespace NOT IN {_TEMPORARY}",
+    "pg_proc": f"pronamespace NOT IN {_TEMPORARY}",
+    "pg_namespace": "nspname !~ '^pg_(toast_)?temp_'",
+    "pg_description": "classoid <> 'pg_catalog.pg_publication'::pg_catalog.regclass",
+    **dict.fromkeys(
+        (
+            "pg_aggregate", "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion", "pg_default_acl",
+            "pg_enum", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper", "pg_foreign_server",
+            "pg_foreign_table", "pg_language", "pg_opclass", "pg_operator", "pg_opfamily", "pg_partitioned_table",
+            "pg_policy", "pg_range", "pg_seclabel", "pg_statistic_ext", "pg_transform", "pg_ts_config",
+            "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template",
+        ),
+        "true",
+    ),
+}  # fmt: skip
+
+
+def catalog_fingerprint(query: Query) -> str:
+    """A digest of the catalogs as the session's snapshot shows them; any DDL changes it, data changes do not.
+
+    (xmin, ctid) name a row's version. TRUNCATE, VACUUM FULL and REFRESH change it too: false alarms that a retry
+    absorbs. Costs some 30 ms.
+    """
+    pieces = [
+        f"SELECT '{name}' AS c, count(*) AS n, sum(pg_catalog.hashtextextended(c.xmin::text || c.ctid::text, 0)::numeric) AS h"
+        f" FROM pg_catalog.{name} c WHERE {condition}"
+        for name, condition in _CATALOGS.items()
+    ]
+    rows = query(
+        "SELECT pg_catalog.md5(pg_catalog.string_agg(c || ':' || n || ':' || coalesce(h, 0), ',' ORDER BY c)) FROM ("
+        + " UNION ALL ".join(pieces)
+        + ") AS catalogs"
+    )
+    return str(rows[0][0])

@@ -1,0 +1,59 @@
+"""Facts about the server as a whole: identity, timeline, log positions, settings."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from spanvault.model.cut import Lsn, utc
+from spanvault.model.manifest import SourceIdentity
+
+Connection = psycopg.Connection[TupleRow]
+
+
+def scalar(connection: Connection, query: str, parameters: tuple[Any, ...] = ()) -> Any:
+    """The first column of the first row, or None without a row."""
+    row = connection.execute(query, parameters or None).fetchone()
+    return row[0] if row else None
+
+
+def identity(connection: Connection, cluster: str) -> SourceIdentity:
+    """Which cluster and timeline this is. The timeline comes from the WAL's file name: pg_control_checkpoint() still
+    shows the old one for a while after a promotion."""
+    return SourceIdentity(
+        cluster=cluster,
+        system_identifier=str(scalar(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")),
+        timeline=timeline(connection),
+        server_version=str(scalar(connection, "SELECT pg_catalog.current_setting('server_version')")),
+    )
+
+
+TIMELINE = "SELECT ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::int8"
+
+
+def timeline(connection: Connection) -> int:
+    """The primary's current timeline."""
+    return int(scalar(connection, TIMELINE))
+
+
+def insert_lsn(connection: Connection) -> Lsn:
+    """Where the next log record will go: beyond everything that any snapshot taken so far can show."""
+    return Lsn.parse(scalar(connection, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text"))
+
+
+def flush_lsn(connection: Connection) -> Lsn:
+    """Up to where the log is durable."""
+    return Lsn.parse(scalar(connection, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text"))
+
+
+def server_time(connection: Connection) -> datetime:
+    """The server's clock, UTC."""
+    return utc(scalar(connection, "SELECT pg_catalog.clock_timestamp()"))
+
+
+def version_number(connection: Connection) -> int:
+    """server_version_num, such as 180001."""
+    return int(scalar(connection, "SELECT pg_catalog.current_setting('server_version_num')"))

@@ -1,0 +1,78 @@
+"""Reading a window of the change log from a slot without moving it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import errors as pg_errors
+
+from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres.connect import connect
+from spanvault.errors import BadInput, BrokenChain, Busy, Retryable
+from spanvault.model.cut import Lsn
+from spanvault.model.manifest import Protection
+
+_COPY_HEADER_BYTES = 19
+_PEEK = (
+    "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({slot}, {upto}, NULL,"
+    " 'proto_version', '1', 'publication_names', {publication})) TO STDOUT (FORMAT binary)"
+)
+
+
+@contextmanager
+def peek(endpoint: Endpoint, protection: Protection, upto: Lsn) -> Iterator[Iterator[bytes]]:
+    """The pgoutput messages from the slot's position up to the first commit at or beyond `upto`, as an iterator.
+
+    Reads a temporary copy of the slot, so that other readers are not locked out and nothing moves. Rows of a COPY in
+    binary stream with bounded memory on this side; the server spills to its own disk. The window's exact borders are
+    the decoder's business: the copy may begin earlier (a slot lags after a crash) and end one transaction later.
+
+    Raises BrokenChain when the slot is gone or invalidated, Busy when no slot is free, Retryable on a lost connection.
+    """
+    connection = connect(endpoint, protection.database, purpose="window")
+    copy_name = f"spanvault_copy_{connection.info.backend_pid}"
+    try:
+        connection.execute("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, true)", (protection.slot, copy_name))
+        statement = _PEEK.format(
+            slot=_literal(copy_name, connection),
+            upto=_literal(str(upto), connection),
+            publication=_literal(protection.publication, connection),
+        )
+        with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            yield (bytes(message) for row in copy for message in _messages(row))
+    except (pg_errors.UndefinedObject, pg_errors.ObjectNotInPrerequisiteState) as error:
+        raise BrokenChain(
+            f"The change log of database {protection.database!r} is gone: {error.diag.message_primary}. Take a new full backup."
+        ) from None
+    except pg_errors.ConfigurationLimitExceeded:
+        raise Busy("The server has no free replication slot for reading the change log; raise max_replication_slots.") from None
+    except pg_errors.InsufficientPrivilege as error:
+        raise BadInput(f"The change log cannot be read: {error.diag.message_primary}.") from None
+    except psycopg.OperationalError as error:
+        raise Retryable(f"Reading the change log of database {protection.database!r} stopped: {_first_line(error)}.") from None
+    finally:
+        connection.close()  # the temporary copy ends with its session
+
+
+def _literal(text: str, connection: psycopg.Connection[tuple[object, ...]]) -> str:
+    return psycopg.sql.Literal(text).as_string(connection)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _messages(row: bytes | bytearray | memoryview) -> Iterator[memoryview]:
+    """The single column of each binary COPY row; the first chunk carries the file header, the last the trailer.
+
+    Format: https://www.postgresql.org/docs/18/sql-copy.html (File Formats, Binary Format).
+    """
+    view = memoryview(row)
+    if len(view) >= _COPY_HEADER_BYTES and bytes(view[:11]) == b"PGCOPY\n\xff\r\n\x00":
+        view = view[_COPY_HEADER_BYTES:]
+    while len(view) >= 6 and int.from_bytes(view[:2], signed=True) == 1:
+        stop = 6 + int.from_bytes(view[2:6])
+        yield view[6:stop]
+        view = view[stop:]
