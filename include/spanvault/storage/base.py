@@ -2,18 +2,23 @@
 
 What the rest of Spanvault relies on:
 
-* **Atomic visibility.** An object exists whole or not at all. After any exception inside `open_write`, or a killed
-  process, nothing is visible under the key.
+* **Atomic visibility.** An object exists whole or not at all. After any exception inside `open_write` (KeyboardInterrupt
+  too), or a killed process, nothing is visible under the key.
 * **Read after write, list after write.** Once `put` or `open_write` has returned, every reader sees the object.
-* **Create-only.** With `create_only=True` exactly one of any number of racing writers succeeds; the others get
-  AlreadyExists, and never before the winner's object can be read.
+* **Create-only.** With `create_only=True` exactly one of any number of racing writers succeeds, also if all write the
+  same bytes; the others get AlreadyExists, and never before the winner's object can be read.
 * **Idempotent delete.** Deleting what does not exist succeeds.
 * **Order.** `list` returns keys in ascending UTF-8 byte order, lazily.
 * **Errors.** NotFound for a missing key or bucket (the sentence says which), AlreadyExists, BadInput for wrong
-  credentials or addresses, Retryable for anything that may pass. A lost answer to a create-only write that may have
-  happened is resolved by reading the object back: equal bytes mean success, unreadable means StateUnknown.
+  credentials or addresses, Retryable for anything that may pass, after the backend's own tries. A write whose answer was
+  lost is looked up (each write carries a token of its own): the writer's own object means success, another's means
+  AlreadyExists, none means Retryable, and only if that cannot be read either, StateUnknown.
+* **Leftovers.** What an interrupted writer leaves (a temporary file, a multipart upload) is no object: nothing but
+  `list_unfinished` shows it, and `remove_unfinished` removes it. A writer whose leftover is removed under its hands
+  fails with Retryable and publishes nothing; so remove only what is older than any write can last.
 
-Keys are `/`-separated relative paths without `.` or `..` parts; any Unicode except NUL.
+Keys are `/`-separated relative paths without empty, `.` or `..` parts; any Unicode except NUL; at most 900 bytes, each
+part at most 200 bytes. No key is also the folder of other keys. Parts that begin with `.spanvault-` belong to the backend.
 """
 
 from __future__ import annotations
@@ -31,6 +36,15 @@ class ObjectInfo(Value):
     key: str
     size: int
     modified: float
+
+
+class Unfinished(Value):
+    """A write that has not ended, or never will: its `key` where the backend knows it (else empty), when it began (Unix
+    seconds; for a temporary file its last write), and the backend's own name for it."""
+
+    key: str
+    started: float
+    handle: str
 
 
 @runtime_checkable
@@ -62,7 +76,8 @@ class Storage(Protocol):
         """The whole object, for small ones. Raises NotFound."""
 
     def read_chunks(self, key: str, chunk_size: int = 1 << 20) -> Iterator[bytes]:
-        """The object's bytes in order, in bounded memory. Raises NotFound (at the first chunk)."""
+        """The object's bytes in order, in bounded memory, no chunk longer than `chunk_size` bytes. Raises NotFound (at
+        the first chunk)."""
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of the object, or None."""
@@ -76,3 +91,9 @@ class Storage(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object if it exists."""
+
+    def list_unfinished(self) -> Iterator[Unfinished]:
+        """Writes under way and what interrupted ones left, in no particular order."""
+
+    def remove_unfinished(self, unfinished: Unfinished) -> None:
+        """Remove what an interrupted write left, if it is still there."""

@@ -1,0 +1,48 @@
+"""What a key may look like, for every backend the same (storage/base.py)."""
+
+from __future__ import annotations
+
+from spanvault.errors import BadInput
+
+RESERVED_PREFIX = ".spanvault-"
+MAX_KEY_BYTES = 900  # S3 allows 1,024, the collection's own path included.
+MAX_PART_BYTES = 200  # File systems allow 255.
+
+
+def key_flaw(key: str) -> str | None:
+    """Why `key` cannot be one, or None."""
+    parts = key.split("/")
+    if not {"", ".", ".."}.isdisjoint(parts):
+        return "it has an empty, '.' or '..' part"
+    if "\0" in key or not _is_text(key):
+        return "it holds a NUL character or is not Unicode text"
+    if any(part.startswith(RESERVED_PREFIX) for part in parts):
+        return f"names that begin with {RESERVED_PREFIX} are reserved"
+    if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        return f"it is longer than {MAX_KEY_BYTES} bytes, or one of its parts longer than {MAX_PART_BYTES}"
+    return None
+
+
+def check_key(key: str) -> str:
+    """The key itself. Raises BadInput if it breaks the contract."""
+    flaw = key_flaw(key)
+    if flaw:
+        raise BadInput(f"{key!r} cannot be the key of a stored object: {flaw}.")
+    return key
+
+
+def check_folder(prefix: str) -> str:
+    """The prefix itself, for `list_folders`. Raises BadInput unless it is empty or a valid key followed by `/`."""
+    if prefix and not prefix.endswith("/"):
+        raise BadInput(f"{prefix!r} is not a folder of stored objects: it must be empty or end in '/'.")
+    if prefix:
+        check_key(prefix[:-1])
+    return prefix
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

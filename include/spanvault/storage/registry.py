@@ -1,0 +1,27 @@
+"""From a URI to the Storage behind it."""
+
+from __future__ import annotations
+
+from spanvault.config.connections import ConnectionResolver
+from spanvault.config.settings import Settings
+from spanvault.errors import BadInput
+from spanvault.model.uri import DEFAULT_LOCALITY, StorageUri
+from spanvault.storage.base import Storage
+from spanvault.storage.local import LocalStorage
+
+
+def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolver) -> Storage:
+    """The Storage that `uri` names. No byte leaves before the settings have allowed it.
+
+    Raises BadInput for a URI or connection that cannot be used, Refused for one that the settings forbid.
+    """
+    parsed = StorageUri.parse(uri)
+    settings.check_destination(parsed)
+    if parsed.locality not in {None, DEFAULT_LOCALITY}:
+        raise BadInput(f"COCKROACH_LOCALITY {parsed.locality} is invalid for a single location; leave it out of {parsed}.")
+    if parsed.scheme == "s3":
+        # Importing the SDK takes most of a second, which the other schemes need not pay.
+        from spanvault.storage.s3 import S3Storage, s3_access
+
+        return S3Storage(parsed, s3_access(parsed, settings, connections), settings)
+    return LocalStorage(settings.local_folder(parsed), parsed.redacted())
