@@ -88,6 +88,12 @@ def cluster_names(path: Path) -> list[str]:
     return list(_read(path))
 
 
+def cluster_pool(path: Path, name: str) -> str | None:
+    """The Airflow pool that bounds the tasks on the cluster `name`, if clusters.yaml names one."""
+    pool = (_read(path).get(name) or {}).get("pool")
+    return str(pool) if pool else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())

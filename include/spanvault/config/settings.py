@@ -37,6 +37,10 @@ class Settings(BaseSettings):
             "AWS_ENDPOINT parameter; an endpoint that comes from a connection (conn_id) is always allowed."
         ),
     )
+    collection_base: str = Field(
+        default="nodelocal://self/backups",
+        description="Where the DAGs keep their collections, each in a folder of its own (full, ...); no secrets, use conn_id.",
+    )
     external_io_disable_implicit_credentials: bool = Field(
         default=False, description="Refuse AUTH=implicit: nobody may use the credentials of the machine itself."
     )
@@ -77,6 +81,17 @@ class Settings(BaseSettings):
                 StorageUri.parse_prefix(text)
             except BadInput as error:
                 raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("collection_base")
+    @classmethod
+    def _without_secrets(cls, value: str) -> str:
+        try:
+            uri = StorageUri.parse(value)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        if uri.has_inline_secrets:
+            raise ValueError("it carries a secret, which Airflow would show; name a connection with ?conn_id= instead")
         return value
 
     @field_validator("clusters_file", "external_io_dir", "scratch_dir")
