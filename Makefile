@@ -1,0 +1,61 @@
+# Everything a stranger types. Needs only make and Python 3.11 to 3.14 with pip; `make help` explains.
+
+PYTHON ?= python3
+JOBS ?= 2
+PYTEST_ARGS ?=
+BIN := .venv/bin
+# Byte code halves Airflow's start; some machines switch it off for all of Python.
+unexport PYTHONDONTWRITEBYTECODE
+CODE := $(wildcard include plugins dags tests benchmarks tools)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-clean test test-all lint format bench requirements clean
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
+	@echo
+	@echo 'Knobs: make demo DEMO_PORT=9000, for example'
+	@echo '  PYTHON=python3.13    the Python that .venv is made of (3.11 to 3.14)'
+	@echo '  DEMO_PORT=8080       the port of the demo'"'"'s Airflow (a free one if not set)'
+	@echo '  DEMO_EXIT=1          end the demo after its story instead of staying up'
+	@echo '  JOBS=2               test processes at a time'
+	@echo '  PYTEST_ARGS="-k x"   more for pytest'
+	@echo '  SPANVAULT_PG_BIN=/usr/lib/postgresql/18/bin   PostgreSQL'"'"'s programs instead of the packaged ones'
+
+setup: ## Make .venv with the spanvault command (first time: some minutes, about 3 GB)
+	@$(PYTHON) tools/bootstrap.py
+
+demo: setup ## A PostgreSQL cluster, S3 and Airflow: back up under load, restore, prove it; stays up until Ctrl-C
+	@$(BIN)/spanvault demo start
+
+demo-clean: ## Stop whatever a demo left running and delete its data
+	@if [ -x $(BIN)/spanvault ]; then $(BIN)/spanvault demo stop; fi
+	@rm -rf .demo
+
+test: setup ## Tests that need nothing but what setup installs (at most 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not apt and not slow' $(PYTEST_ARGS)
+
+test-all: setup ## All tests; names what it skips because the machine lacks it
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+lint: setup ## Style, types and the order of the rooms
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+
+format: setup ## Put the code into the house style
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: setup ## Backup and restore against pg_dump and pg_restore, on the same database in one run
+	$(BIN)/python -m benchmarks
+
+requirements: setup ## Resolve requirements.in and requirements-dev.in anew
+	.tools/bin/uv pip compile --upgrade --universal --python-version 3.11 --no-header -q requirements.in -o requirements.txt
+	.tools/bin/uv pip compile --upgrade --universal --python-version 3.11 --no-header -q requirements-dev.in -c requirements.txt -o requirements-dev.txt
+
+clean: demo-clean ## Delete .venv and everything else that the targets above made
+	rm -rf .venv .tools .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage build include/*.egg-info *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ "$$(id -u)" = 0 ]; then rm -rf /var/cache/spanvault; fi
