@@ -1,0 +1,125 @@
+"""WITH options: fields of a request's models, read by their types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from lark import Token, Tree
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from spanvault.errors import BadInput
+from spanvault.model.request import BackupOptions, RestoreOptions, ShowBackupRequest
+from spanvault.model.units import parse_bytes, parse_duration
+from spanvault.statement import refuse
+from spanvault.statement.problems import problem
+from spanvault.statement.words import folded, unquoted
+
+Node = Tree[Token]
+
+# The options of each statement: field by field, so that a new field is an option at once.
+FIELDS: dict[str, dict[str, FieldInfo]] = {
+    "BACKUP": dict(BackupOptions.model_fields),
+    "RESTORE": dict(RestoreOptions.model_fields),
+    "SHOW BACKUP": {name: ShowBackupRequest.model_fields[name] for name in ("check_files", "as_json")},
+    "SHOW BACKUPS": {},
+}
+# Options whose meaning is narrower than their field's type.
+BYTE_OPTIONS = frozenset({"rate_limit", "span_bytes"})
+DURATION_OPTIONS = frozenset({"protection"})
+
+
+def read_options(text: str, statement: str, node: Node | None) -> dict[str, Any]:
+    """The options under a with_options node of `statement` (a key of FIELDS) as field values.
+
+    Raises BadInput with the place for an option that is unknown, refused, given twice or of another form.
+    """
+    values: dict[str, Any] = {}
+    for option in node.find_data("option") if node else ():
+        words = [child for child in option.children if isinstance(child, Token)]
+        name = " ".join(folded(word) for word in words)
+        try:
+            if name in values:
+                raise BadInput(f"Option {name} is given twice.")
+            if name not in FIELDS[statement]:
+                raise BadInput(_unknown(statement, name))
+            values[name] = _value(name, FIELDS[statement][name], _given(option))
+        except BadInput as error:
+            raise problem(text, words[0].start_pos or 0, str(error).removesuffix(".")) from None
+    return values
+
+
+def _given(option: Node) -> str | bool | None:
+    """The value as text, True for an option without one, None for a list."""
+    value = next((child for child in option.children if isinstance(child, Tree)), None)
+    if value is None:
+        return True
+    token = value.children[0]
+    if value.data == "list" or not isinstance(token, Token):
+        return None
+    return unquoted(token) if token.type == "STRING" else folded(token) if token.type in {"WORD", "QUOTED"} else str(token)
+
+
+def _unknown(statement: str, name: str) -> str:
+    if reason := refuse.option(statement, name):
+        return f"Option {name} of {statement} is not possible here: {reason}."
+    known = sorted(FIELDS[statement])
+    near = difflib.get_close_matches(name, known, n=1)
+    owner = next((other for other, fields in FIELDS.items() if name in fields), None)
+    hint = f"; did you mean {near[0]}" if near else f"; it is an option of {owner}" if owner else ""
+    return f"{statement} has no option {name!r}{hint} (it has {', '.join(known) or 'none'})."
+
+
+def _value(name: str, field: FieldInfo, given: str | bool | None) -> Any:
+    form, read = _form(name, field)
+    if given is None or (given is True and form != "true or false"):
+        raise BadInput(f"Option {name} needs a value: {form}.")
+    value = read(given)
+    bounded: Any = Annotated[field.annotation, field]
+    try:
+        return TypeAdapter(bounded).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].replace("Input should", "it should")
+        raise BadInput(f"Option {name} cannot be {given!r}: {reason}.") from None
+
+
+def _form(name: str, field: FieldInfo) -> tuple[str, Callable[[Any], Any]]:
+    """How the option's value is written, for a message, and its reader."""
+    if name in BYTE_OPTIONS:
+        return "a size such as '50MB' or '64MiB'", parse_bytes
+    if name in DURATION_OPTIONS:
+        return "a duration such as '4h', or 'none'", _duration
+    if field.annotation is bool:
+        return "true or false", lambda given: _flag(name, given)
+    if field.annotation is int:
+        return "a whole number", lambda given: _integer(name, given)
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(field.annotation)), str
+    return "a name", lambda given: _name(name, given)
+
+
+def _duration(given: str) -> str:
+    if given.lower() == "none":
+        return "none"
+    parse_duration(given)
+    return given
+
+
+def _flag(name: str, given: str | bool) -> bool:
+    if given is True or str(given).lower() in {"true", "false"}:
+        return str(given).lower() == "true"
+    raise BadInput(f"Option {name} is a switch: true or false, not {given!r}.")
+
+
+def _integer(name: str, given: str) -> int:
+    if given.isascii() and given.isdigit() and len(given) < 19:
+        return int(given)
+    raise BadInput(f"Option {name} needs a whole number, not {given!r}.")
+
+
+def _name(name: str, given: str) -> str:
+    if not given or "\0" in given:
+        raise BadInput(f"Option {name} needs a name; it is empty.")
+    return given

@@ -1,0 +1,197 @@
+"""Text to request."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import cache
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput
+
+from spanvault.errors import BadInput
+from spanvault.model.clock import Clock, now
+from spanvault.model.request import (
+    BackupOptions,
+    BackupRequest,
+    Request,
+    RestoreOptions,
+    RestoreRequest,
+    ShowBackupRequest,
+    ShowBackupsRequest,
+)
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
+from spanvault.model.units import parse_duration
+from spanvault.statement import refuse
+from spanvault.statement.options import Node, read_options
+from spanvault.statement.problems import problem, syntax_problem
+from spanvault.statement.rules import check
+from spanvault.statement.words import folded, unquoted
+
+_LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
+
+
+def parse(text: str, *, clock: Clock = now) -> Request:
+    """The request that a statement makes. `clock` is the present for relative times ('-10s').
+
+    Raises BadInput: for a syntax error with line, column, a caret and what was expected; for what CockroachDB knows and
+    this version does not do with the reason. URIs' parameters and passphrases never stand in the message.
+    """
+    start = len(text) - len(_LEADING.sub("", text, count=1))
+    if not text[start:].strip(" \t\n;"):
+        raise BadInput("The statement is empty; write BACKUP, RESTORE, SHOW BACKUPS or SHOW BACKUP.")
+    if reason := refuse.statement(text[start:]):
+        raise problem(text, start, reason)
+    try:
+        tree = _grammar().parse(text)
+    except UnexpectedInput as error:
+        raise syntax_problem(text, error) from None
+    request = _Reader(text, clock).request(_child(tree, 0))
+    check(request)
+    return request
+
+
+@cache
+def _grammar() -> Lark:
+    return Lark.open("grammar.lark", rel_to=__file__, parser="lalr", propagate_positions=True, maybe_placeholders=False)
+
+
+def _child(node: Node, index: int) -> Node:
+    return [child for child in node.children if isinstance(child, Tree)][index]
+
+
+def _tokens(node: Node) -> list[Token]:
+    return [child for child in node.children if isinstance(child, Token)]
+
+
+def _find(node: Node, *names: str) -> Node | None:
+    return next((child for child in node.children if isinstance(child, Tree) and child.data in names), None)
+
+
+class _Reader:
+    """Reads a parse tree; refusals point at their token."""
+
+    def __init__(self, text: str, clock: Clock) -> None:
+        self._text = text
+        self._clock = clock
+
+    def request(self, node: Node) -> Request:
+        match str(node.data):
+            case "backup":
+                return self._backup(node)
+            case "restore":
+                return self._restore(node)
+            case "show_backups":
+                return self._show_backups(node)
+            case "show_backup":
+                return self._show_backup(node)
+            case "backup_to":
+                raise self._refused(node, "TO", refuse.BACKUP_TO)
+            case "restore_system_users":
+                raise self._refused(node, "SYSTEM_USERS", refuse.SYSTEM_USERS)
+            case _:
+                raise self._refused(node, "BACKUP", refuse.SHOW_BACKUP_IN)
+
+    def _backup(self, node: Node) -> BackupRequest:
+        place = _find(node, "root", "inside")
+        if place is None or place.data == "inside":
+            raise self._refused(node, "INTO", refuse.APPEND)
+        if as_of := _find(node, "as_of"):
+            raise self._refused(as_of, "AS", refuse.BACKUP_AS_OF)
+        options = read_options(self._text, "BACKUP", _find(node, "with_options"))
+        return BackupRequest(target=self._target(node), into=self._uri(place), options=BackupOptions(**options))
+
+    def _restore(self, node: Node) -> RestoreRequest:
+        subdir, collection = self._inside(node, refuse.RESTORE_FROM_URI)
+        as_of = _find(node, "as_of")
+        options = read_options(self._text, "RESTORE", _find(node, "with_options"))
+        return RestoreRequest(
+            target=self._target(node),
+            subdir=subdir,
+            collection=collection,
+            as_of=self._time(as_of) if as_of else None,
+            options=RestoreOptions(**options),
+        )
+
+    def _show_backups(self, node: Node) -> ShowBackupsRequest:
+        if age_filter := _find(node, "age_filter"):
+            raise problem(self._text, _tokens(age_filter)[0].start_pos or 0, refuse.SHOW_FILTERS)
+        read_options(self._text, "SHOW BACKUPS", _find(node, "with_options"))
+        return ShowBackupsRequest(collection=self._uri(node))
+
+    def _show_backup(self, node: Node) -> ShowBackupRequest:
+        if any(token.type == "SCHEMAS" for token in _tokens(node)):
+            raise self._refused(node, "SCHEMAS", refuse.SHOW_SCHEMAS)
+        subdir, collection = self._inside(node, refuse.SHOW_BACKUP_IN)
+        options = read_options(self._text, "SHOW BACKUP", _find(node, "with_options"))
+        return ShowBackupRequest(subdir=subdir, collection=collection, **options)
+
+    def _inside(self, node: Node, without: str) -> tuple[str, str]:
+        """(subdir, collection) of `LATEST | 'subdir' IN uri`."""
+        place = _find(node, "inside")
+        if place is None:
+            raise self._refused(node, _tokens(node)[-1].type, without)
+        token = _tokens(place)[0]
+        subdir = unquoted(token) if token.type == "STRING" else "LATEST"
+        return ("LATEST" if subdir.upper() == "LATEST" else subdir), self._uri(place)
+
+    def _uri(self, node: Node) -> str:
+        tokens = [token for token in _tokens(_child(node, 0)) if token.type == "STRING"]
+        if len(tokens) > 1:
+            raise problem(self._text, tokens[1].start_pos or 0, refuse.ONE_URI)
+        uri = unquoted(tokens[0])
+        if not uri.strip():
+            raise problem(self._text, tokens[0].start_pos or 0, "the URI is empty; write it as in 's3://bucket/backups'")
+        return uri
+
+    def _target(self, node: Node) -> Target:
+        target = _find(node, "databases", "schemas", "tables")
+        if target is None:
+            return ClusterTarget()
+        paths = [child for child in target.children if isinstance(child, Tree)]
+        if target.data == "databases":
+            return DatabaseTarget(names=tuple(self._names(path, 1, "a database's name")[0] for path in paths))
+        if target.data == "schemas":
+            return SchemaTarget(names=tuple(self._schema(path) for path in paths))
+        return TableTarget(patterns=tuple(self._pattern(path) for path in paths))
+
+    def _schema(self, path: Node) -> tuple[str | None, str]:
+        *database, schema = self._names(path, 2, "a schema, as 'schema' or 'database.schema'")
+        return (database[0] if database else None), schema
+
+    def _pattern(self, path: Node) -> TablePattern:
+        tokens = _tokens(path)
+        if tokens[-1].type == "STAR":
+            names = self._names(path, 3, "all tables of a schema, as 'schema.*' or 'database.schema.*'", star=True)
+            return TablePattern(database=names[0] if len(names) == 2 else None, schema_name=names[-1], name=None)
+        names = self._names(path, 3, "a table, as 'table', 'schema.table' or 'database.schema.table'")
+        return TablePattern(
+            database=names[0] if len(names) == 3 else None,
+            schema_name=names[-2] if len(names) > 1 else "public",
+            name=names[-1],
+        )
+
+    def _names(self, path: Node, most: int, what: str, *, star: bool = False) -> list[str]:
+        """The parts of a dotted name, without the final '*' where there may be one."""
+        tokens = _tokens(path)
+        plain = tokens[:-1] if star else tokens
+        wrong = next((token for token in plain if token.type == "STAR" or "\0" in token), None)
+        if wrong is not None or not plain or len(tokens) > most:
+            raise problem(self._text, (wrong or tokens[0]).start_pos or 0, f"expected {what}")
+        return [folded(token) for token in plain]
+
+    def _time(self, as_of: Node) -> datetime:
+        token = _tokens(as_of)[-1]
+        text = unquoted(token) if token.type == "STRING" else ""
+        try:
+            if text.startswith("-") and text[1:2].isdigit():
+                return self._clock() - parse_duration(text[1:])
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError, BadInput):
+            form = "expected a time such as '2026-11-22 14:30:00' (UTC unless it says otherwise) or '-10m'"
+            raise problem(self._text, token.start_pos or 0, form) from None
+
+    def _refused(self, node: Node, token_type: str, reason: str) -> BadInput:
+        token = next(token for token in _tokens(node) if token.type == token_type)
+        return problem(self._text, token.start_pos or 0, reason)

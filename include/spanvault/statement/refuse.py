@@ -1,0 +1,102 @@
+"""What CockroachDB knows and this version does not do: told apart from mistakes, with the reason and the right form."""
+
+from __future__ import annotations
+
+import re
+
+ONE_URI = "this version writes a backup to one URI: locality-aware backups over several are not possible yet"
+APPEND = "this version cannot append incremental backups; BACKUP ... INTO 'uri' takes a full one"
+BACKUP_AS_OF = "this version backs up the present: BACKUP takes no AS OF SYSTEM TIME"
+BACKUP_TO = "BACKUP ... TO was removed from CockroachDB, too; write BACKUP ... INTO 'uri'"
+RESTORE_FROM_URI = "RESTORE ... FROM 'uri' was removed from CockroachDB, too; write RESTORE ... FROM LATEST IN 'uri'"
+SHOW_BACKUP_IN = (
+    "SHOW BACKUP needs to know which one: write SHOW BACKUP FROM LATEST IN 'uri', or SHOW BACKUPS IN 'uri' for the list"
+)
+SHOW_SCHEMAS = (
+    "this version has no SHOW BACKUP SCHEMAS: the CREATE statements are in the backup's schema.dump (pg_restore -f - prints them)"
+)
+SHOW_FILTERS = "this version lists all backups of a collection: NEWER THAN and OLDER THAN are not possible yet"
+SYSTEM_USERS = "this version cannot restore roles alone: a restore of the whole cluster brings them"
+
+_ENCRYPTION = "this version cannot encrypt backups yet"
+_DECRYPTION = "this version has no encrypted backups yet, so there is no key to give"
+_VIRTUAL = "PostgreSQL has no virtual clusters"
+_LOCALITY = "this version cannot restrict where the work is done yet"
+_REGIONS = "PostgreSQL's databases have no regions"
+_SELECTIVE = "this version cannot leave out what depends on missing objects yet; restore them together"
+_REMOVED = "this option was removed from CockroachDB, too; incremental backups belong into the collection"
+_ONLINE = (
+    "an online restore is CockroachDB's storage at work and has no counterpart in PostgreSQL; every restore here copies the data"
+)
+
+_OPTIONS: dict[str, dict[str, str]] = {
+    "BACKUP": {
+        "revision_history": "this version cannot keep revision history yet; a backup is as of its end",
+        "encryption_passphrase": _ENCRYPTION,
+        "kms": _ENCRYPTION,
+        "execution locality": _LOCALITY,
+        "strict": ONE_URI,
+        "strict storage locality": ONE_URI,
+        "incremental_location": _REMOVED,
+        "include_all_virtual_clusters": _VIRTUAL,
+        "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
+    },
+    "RESTORE": {
+        "encryption_passphrase": _DECRYPTION,
+        "kms": _DECRYPTION,
+        "execution locality": _LOCALITY,
+        "skip_missing_foreign_keys": _SELECTIVE,
+        "skip_missing_sequences": _SELECTIVE,
+        "skip_missing_sequence_owners": _SELECTIVE,
+        "skip_missing_views": _SELECTIVE,
+        "skip_missing_udfs": _SELECTIVE,
+        "skip_localities_check": _REGIONS,
+        "remove_regions": _REGIONS,
+        "strip_localities": _REGIONS,
+        "experimental copy": _ONLINE,
+        "experimental deferred copy": _ONLINE,
+        "unsafe_restore_incompatible_version": "backups are not bound to a version: they restore into newer ones without it",
+        "virtual_cluster": _VIRTUAL,
+        "virtual_cluster_name": _VIRTUAL,
+        "incremental_location": _REMOVED,
+    },
+    "SHOW BACKUP": {
+        "encryption_passphrase": _DECRYPTION,
+        "kms": _DECRYPTION,
+        "debug_ids": "this version does not show object IDs in the table; they stand in the manifest (WITH as_json)",
+        "privileges": "this version does not show privileges; they are in the backup's schema.dump",
+        "skip size": "sizes are stored with the backup here and cost nothing to show",
+        "incremental_location": _REMOVED,
+    },
+    "SHOW BACKUPS": {
+        "revision start time": "this version cannot keep revision history yet",
+    },
+}
+
+_SCHEDULES = "this version has no schedule statements; give the DAG full_backup a schedule in Airflow instead"
+_JOBS = "this version has no job statements; runs are shown, stopped and started in Airflow"
+_STATEMENTS: tuple[tuple[str, str], ...] = (
+    (r"(create|alter|drop|pause|resume|show(\s+create)?)\s+(backup\s+)?schedules?", _SCHEDULES),
+    (r"show\s+(running|paused)\s+schedules", _SCHEDULES),
+    (r"(show|pause|resume|cancel)\s+(automatic\s+)?jobs?", _JOBS),
+    (r"alter\s+backup", _ENCRYPTION + ", so there are no keys to change"),
+    (
+        r"(create|drop|show(\s+create)?|check)\s+external\s+connections?",
+        "this version has no external connections; name an Airflow connection in the URI (?conn_id=...)",
+    ),
+    (r"set\s+", "this version has no session settings; give options WITH the statement"),
+    (r"explain\s+", "there is no EXPLAIN; `spanvault sql --dry-run` says what a statement would do"),
+)
+
+
+def statement(text: str) -> str | None:
+    """Why a whole statement of CockroachDB's is not done here, judged by its first words; None for all others."""
+    for pattern, reason in _STATEMENTS:
+        if re.match(pattern + r"(?!\w)" if pattern[-1] != "+" else pattern, text, re.IGNORECASE):
+            return reason
+    return None
+
+
+def option(of: str, name: str) -> str | None:
+    """Why an option that CockroachDB's statement `of` has is not taken here; None for names it does not know either."""
+    return _OPTIONS[of].get(name)
