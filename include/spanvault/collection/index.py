@@ -7,13 +7,22 @@ import hashlib
 from collections.abc import Iterator
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import INDEX_PREFIX, index_key, manifest_key
-from spanvault.collection.lookup import complete_subdirs
+from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, manifest_key
+from spanvault.collection.lookup import complete_subdirs, is_complete
 from spanvault.collection.manifests import committed_numbers, parse_manifest
+from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import AlreadyExists, Damaged, NotFound, Refused
 from spanvault.model.base import Value
 from spanvault.model.manifest import IndexEntry, Manifest
 from spanvault.storage.base import Storage
+
+
+def list_chains(storage: Storage) -> Iterator[str]:
+    """The paths of all complete chains, newest first. What the index names costs no request of its own; a folder that
+    it does not name is asked for its manifest, so a lost or lagging index hides nothing."""
+    layers = (indexed_layer(info.key) for info in storage.list(INDEX_PREFIX))
+    indexed = {layer[0] for layer in layers if layer is not None and layer[1] == 0}
+    return (subdir for subdir in chain_subdirs(storage) if subdir in indexed or is_complete(storage, subdir))
 
 
 class RebuildCounts(Value):

@@ -27,6 +27,7 @@ _HUNDREDTH = timedelta(milliseconds=10)
 _MAX_TIME = 10**14 - 1  # 14 digits of hundredths reach beyond the year 5138
 _MAX_NUMBER = 10**6 - 1
 _MANIFEST = re.compile(r"chain/(\d{6})\.json")
+_INDEX_KEY = re.compile(rf"{INDEX_PREFIX}\d{{14}}-\d{{6}}_(\d{{4}})(\d{{2}})(\d{{2}}-\d{{6}}\.\d{{2}})_(\d{{6}})\.json")
 _KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
     ("plan", re.compile(r"(?:\d{6}/)?PLAN\.json")),
     ("manifest", _MANIFEST),
@@ -116,6 +117,15 @@ def index_key(subdir: str, number: int) -> str:
     hundredths = (time_of_subdir(subdir) - _EPOCH) // _HUNDREDTH
     name = subdir.replace("/", "")
     return f"{INDEX_PREFIX}{_MAX_TIME - hundredths:014d}-{_MAX_NUMBER - number:06d}_{name}_{number:06d}.json"
+
+
+def indexed_layer(key: str) -> tuple[str, int] | None:
+    """The layer (subdir, number) that an index entry's key names, None for any other key."""
+    match = _INDEX_KEY.fullmatch(key)
+    if match is None:
+        return None
+    subdir, number = f"{match[1]}/{match[2]}/{match[3]}", int(match[4])
+    return (subdir, number) if index_key(subdir, number) == key else None
 
 
 def path_kind(path: str) -> PathKind | None:
