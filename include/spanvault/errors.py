@@ -27,6 +27,8 @@ class SpanvaultError(Exception):
     """Base of all errors that Spanvault raises on purpose; its text is one sentence for a person."""
 
     exit_code: ClassVar[int] = 1
+    # The database's own error code, where the error came from one.
+    sqlstate: str | None = None
 
 
 class Retryable(SpanvaultError):
