@@ -32,12 +32,12 @@ def _check_restore(request: RestoreRequest) -> None:
 
 
 def _no_duplicates(target: Target) -> None:
+    items: tuple[object, ...] = ()
     if isinstance(target, DatabaseTarget | SchemaTarget):
-        items = [name if isinstance(name, str) else ".".join(filter(None, name)) for name in target.names]
+        items = target.names
     elif isinstance(target, TableTarget):
-        items = [str(pattern) for pattern in target.patterns]
-    else:
-        return
+        items = target.patterns
     twice = next((item for item in items if items.count(item) > 1), None)
     if twice is not None:
-        raise BadInput(f"{twice!r} is named twice; name it once.")
+        text = ".".join(filter(None, twice)) if isinstance(twice, tuple) else str(twice)
+        raise BadInput(f"{text!r} is named twice; name it once.")

@@ -1,0 +1,163 @@
+"""Text and request say the same: what is rendered parses to the request it came from."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spanvault.errors import BadInput
+from spanvault.model.request import (
+    BackupOptions,
+    BackupRequest,
+    Request,
+    RestoreOptions,
+    RestoreRequest,
+    ShowBackupRequest,
+    ShowBackupsRequest,
+)
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
+from spanvault.statement.parse import parse
+from spanvault.statement.render import render, render_redacted
+from spanvault.statement.rules import check
+
+# Any text that PostgreSQL can hold as a name, with a taste for what could be mistaken for syntax.
+names = st.one_of(
+    st.sampled_from(["into", "FROM", "with", 'a"b', "a.b", "a b", "*", "latest", "Ünï", "1a", "--x", "/*", ";", "'"]),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
+)
+uris = st.text(min_size=1, max_size=40).filter(str.strip)
+WORDS = ["BACKUP", "RESTORE", "SHOW", "INTO", "FROM", "LATEST", "IN", "WITH", "'x'", "a", *"().,*=';", "AS OF SYSTEM TIME", "4h"]
+subdirs = st.one_of(st.just("LATEST"), st.text(max_size=20).filter(lambda text: text.upper() != "LATEST"))
+schemas = st.tuples(st.none() | names, names)
+patterns = st.builds(TablePattern, database=st.none() | names, schema_name=names, name=st.none() | names)
+
+
+def distinct(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """One to four different ones."""
+    return st.lists(items, min_size=1, max_size=4, unique=True).map(tuple)
+
+
+targets = st.one_of(
+    st.just(ClusterTarget()),
+    st.builds(DatabaseTarget, names=distinct(names)),
+    st.builds(SchemaTarget, names=distinct(schemas)),
+    st.builds(TableTarget, patterns=distinct(patterns)),
+)
+times = st.none() | st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+backups = st.builds(
+    BackupRequest,
+    target=targets,
+    into=uris,
+    options=st.builds(
+        BackupOptions,
+        protection=st.sampled_from(["4h", "none", "90s", "7d", "1h30m", "0.5h"]),
+        fingerprint=st.booleans(),
+        rate_limit=st.integers(0, 2**62) | st.sampled_from([50_000_000, 3 << 30]),
+        span_bytes=st.integers(8192, 2**40) | st.just(64 << 20),
+        workers=st.integers(1, 256),
+        detached=st.booleans(),
+    ),
+)
+restores = st.builds(
+    RestoreRequest,
+    target=targets,
+    subdir=subdirs,
+    collection=uris,
+    as_of=times,
+    options=st.builds(
+        RestoreOptions,
+        new_db_name=st.none() | names,
+        into_db=st.none() | names,
+        schema_only=st.booleans(),
+        verify_backup_table_data=st.booleans(),
+        verify_fingerprint=st.booleans(),
+        grants=st.booleans(),
+        workers=st.integers(1, 256),
+        detached=st.booleans(),
+        on_failure=st.sampled_from(["keep", "clean"]),
+    ),
+)
+shows = st.one_of(
+    st.builds(ShowBackupsRequest, collection=uris),
+    st.builds(ShowBackupRequest, subdir=subdirs, collection=uris, check_files=st.booleans(), as_json=st.booleans()),
+)
+
+
+@settings(deadline=None)  # the first example reads the grammar
+@given(st.one_of(backups, restores, shows))
+def test_a_rendered_request_parses_to_itself(request: Request) -> None:
+    try:
+        check(request)
+    except BadInput as error:  # such a request has a text, too; reading it says the same
+        with pytest.raises(BadInput, match=re.escape(str(error))):
+            parse(render(request))
+    else:
+        assert parse(render(request)) == request
+
+
+@settings(deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_is_a_request_or_bad_input(text: str) -> None:
+    try:
+        assert parse(render(parse(text)))
+    except BadInput as error:
+        assert str(error)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(WORDS)))
+def test_any_order_of_words_is_a_request_or_bad_input(words: list[str]) -> None:
+    try:
+        assert parse(render(parse(" ".join(words))))
+    except BadInput as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("backup into 'file:///b' with workers=2", "BACKUP INTO 'file:///b'"),
+        ("backup a, B.* into 'file:///b'", "BACKUP TABLE public.a, b.* INTO 'file:///b'"),
+        ("backup schema \"In\".x into 'file:///b'", "BACKUP SCHEMA \"In\".x INTO 'file:///b'"),
+        (
+            "backup database d into 'file:///it''s' with options (rate_limit='50MB', span_bytes='1GiB', detached=true)",
+            "BACKUP DATABASE d INTO 'file:///it''s' WITH rate_limit = '50MB', span_bytes = '1GiB', detached",
+        ),
+        (
+            "restore from '2026/11/22-143000.00' in 'file:///b' as of system time '2026-11-22 15:00+01' with on_failure=clean",
+            "RESTORE FROM '2026/11/22-143000.00' IN 'file:///b' AS OF SYSTEM TIME '2026-11-22 14:00:00.000000+00' "
+            "WITH on_failure = 'clean'",
+        ),
+        ("show backup latest in 'file:///b' with as_json", "SHOW BACKUP FROM LATEST IN 'file:///b' WITH as_json"),
+    ],
+)
+def test_the_one_form_of_a_statement(text: str, canonical: str) -> None:
+    assert render(parse(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/path?AWS_ACCESS_KEY_ID=me&AWS_SECRET_ACCESS_KEY=hunter2&AWS_REGION=eu-central-1",
+        "s3://bucket/path?AWS_SECRET_ACCESS_KEY=hunter2&unknown=1",
+        "weird://me:hunter2@host/path",
+    ],
+)
+def test_the_redacted_form_shows_no_secret(uri: str) -> None:
+    requests: list[Request] = [
+        BackupRequest(into=uri),
+        RestoreRequest(collection=uri),
+        ShowBackupsRequest(collection=uri),
+        ShowBackupRequest(collection=uri),
+    ]
+    for request in requests:
+        assert "hunter2" in render(request)
+        shown = render_redacted(request)
+        assert "hunter2" not in shown
+        assert "redacted" in shown
+        assert type(parse(shown)) is type(request)
