@@ -16,17 +16,20 @@ _BYTE_UNITS = {
     **{f"{letter}ib": 1024**power for power, letter in enumerate("kmgt", start=1)},
 }
 _BYTE_NAMES = (("TiB", 1024**4), ("TB", 1000**4), ("GiB", 1024**3), ("GB", 1000**3), ("MiB", 1024**2), ("MB", 1000**2))
-_AMOUNT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([a-zA-Z]{0,3})")
+_AMOUNT = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*([a-zA-Z]{0,3})", re.ASCII)
+_MOST_BYTES = 2**63 - 1
 _DURATION_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[dhms])+")
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,6})?[dhms])+", re.ASCII)
 _DURATION_PART = re.compile(r"([\d.]+)([dhms])")
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of `50MB`, `64 MiB`, `1.5GiB` or a plain number. Raises BadInput, also for a fraction of a byte."""
+    """Bytes of `50MB`, `64 MiB`, `1.5GiB` or a plain number. Raises BadInput, also for a fraction of a byte and
+    for 8 EiB or more."""
     match = _AMOUNT.fullmatch(text.strip())
     factor = _BYTE_UNITS.get(match[2].lower()) if match else None
-    if match is None or factor is None or (amount := Decimal(match[1]) * factor) != int(amount):
+    amount = Decimal(match[1]) * factor if match and factor else Decimal(-1)
+    if not 0 <= amount <= _MOST_BYTES or amount != int(amount):
         raise BadInput(f"{text!r} is not a size; write whole bytes or an amount with a unit, such as '50MB' or '64MiB'.")
     return int(amount)
 

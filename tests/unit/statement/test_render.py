@@ -57,7 +57,7 @@ backups = st.builds(
         BackupOptions,
         protection=st.sampled_from(["4h", "none", "90s", "7d", "1h30m", "0.5h"]),
         fingerprint=st.booleans(),
-        rate_limit=st.integers(0, 2**62) | st.sampled_from([50_000_000, 3 << 30]),
+        rate_limit=st.integers(0, 2**63 - 1) | st.sampled_from([50_000_000, 3 << 30]),
         span_bytes=st.integers(8192, 2**40) | st.just(64 << 20),
         workers=st.integers(1, 256),
         detached=st.booleans(),
