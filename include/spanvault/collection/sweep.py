@@ -8,13 +8,12 @@ a whole once *all* of it is older than the safe age: a run that still writes is 
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from spanvault.collection.chain import load_manifest
-from spanvault.collection.files import read_files
+from spanvault.collection.files import objects_of
 from spanvault.collection.identity import read_collection
 from spanvault.collection.layout import layer_folder, manifest_key, path_kind, plan_key
 from spanvault.collection.lookup import is_complete
@@ -118,7 +117,7 @@ def _of_uncommitted(storage: Storage, subdir: str, number: int, horizon: float) 
 
 def _of_committed(storage: Storage, manifest: Manifest, horizon: float) -> Iterator[Garbage]:
     """A merge of two ascending streams: what is there, and what the manifest reaches."""
-    referenced = referenced_paths(storage, manifest)
+    referenced = (reference.path for reference in objects_of(storage, manifest))
     wanted = next(referenced, None)
     for info in storage.list(layer_folder(manifest.subdir, manifest.number)):
         path = info.key.removeprefix(f"{manifest.subdir}/")
@@ -130,12 +129,3 @@ def _of_committed(storage: Storage, manifest: Manifest, horizon: float) -> Itera
 
 def _is_sweepable(info: ObjectInfo, path: str, horizon: float) -> bool:
     return path_kind(path) in {"data", "files", "dump"} and info.modified < horizon
-
-
-def referenced_paths(storage: Storage, manifest: Manifest) -> Iterator[str]:
-    """The paths of all objects that a manifest reaches, ascending."""
-    own = [manifest.files, *(database.schema_dump for database in manifest.databases)]
-    if manifest.globals_dump is not None:
-        own.append(manifest.globals_dump)
-    listed = (file.path for file in read_files(storage, manifest.subdir, manifest.files))
-    return heapq.merge(sorted(reference.path for reference in own), listed)

@@ -1,0 +1,152 @@
+"""`checksums`: every byte of a backup is read and compared with its digest, every row is decoded and counted."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from spanvault.collection.chain import resolve
+from spanvault.collection.files import own_objects, read_files
+from spanvault.collection.layout import object_key
+from spanvault.collection.lookup import find_subdir
+from spanvault.columnar.read import read_batches, verified_file
+from spanvault.errors import Damaged
+from spanvault.model.manifest import DataFile, Manifest, ObjectReference
+from spanvault.model.progress import Progress, Silent
+from spanvault.model.schema import SYSTEM_COLUMNS, Table
+from spanvault.storage.base import Storage
+from spanvault.verify.result import Findings, VerificationResult
+
+TableKey = tuple[str, int]
+
+
+def check_data(
+    storage: Storage, subdir: str = "LATEST", *, workers: int = 2, scratch: Path | None = None, progress: Progress | None = None
+) -> VerificationResult:
+    """Read all of a chain: digests of every object, columns and row counts of every data file, and per table the rows
+    that the manifest promises. Needs a copy of `workers` data files at a time on `scratch` (default: the system's
+    temporary folder).
+
+    Raises NotFound and BadInput when there is no such backup to check.
+    """
+    findings = Findings("checksums")
+    found = find_subdir(storage, subdir)
+    progress = progress or Silent()
+    with findings.guard():
+        for manifest in resolve(storage, found):
+            with findings.guard():
+                _check_layer(_Layer(storage, manifest, findings, progress, scratch), workers)
+    return findings.result()
+
+
+class _Layer:
+    """One layer under verification: reads objects (from several threads) and counts what its list says."""
+
+    def __init__(
+        self, storage: Storage, manifest: Manifest, findings: Findings, progress: Progress, scratch: Path | None
+    ) -> None:
+        self.storage = storage
+        self.manifest = manifest
+        self.findings = findings
+        self.progress = progress
+        self._scratch = scratch
+        self._tables = {
+            (entry.database.name, table.oid): table for entry in manifest.databases for table in entry.database.tables
+        }
+
+    def check_object(self, reference: ObjectReference) -> None:
+        """Compare an object's bytes with its digest."""
+        with self.findings.guard():
+            key = object_key(self.manifest.subdir, reference.path)
+            with verified_file(self.storage, key, sha256=reference.sha256, size=reference.bytes, scratch=self._scratch):
+                self._seen(reference.bytes, 0)
+
+    def check_file(self, file: DataFile) -> None:
+        """Compare a data file's bytes with its digest, then decode all of it and count."""
+        with self.findings.guard():
+            key = object_key(self.manifest.subdir, file.path)
+            table = self._tables.get((file.database, file.table_oid))
+            if table is None:
+                raise Damaged(f"{key} is of table {file.table_oid} of {file.database!r}, which the manifest does not have.")
+            with verified_file(self.storage, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
+                rows = _count_rows(local, key, file, table)
+            if rows != file.rows:
+                raise Damaged(f"{key} holds {rows} rows, and {file.rows} were written.")
+            self._seen(file.bytes, rows)
+
+    def _seen(self, size: int, rows: int) -> None:
+        self.findings.looked_at(bytes_=size, rows=rows)
+        self.progress.advance(units=1, bytes_=size, rows=rows)
+
+
+def _check_layer(layer: _Layer, workers: int) -> None:
+    manifest = layer.manifest
+    layer.progress.step("verify data", total_bytes=manifest.totals.file_bytes, total_units=manifest.totals.files)
+    rows: Counter[TableKey] = Counter()
+    changed: set[TableKey] = set()
+    count = size = 0
+
+    def listed() -> Iterable[Callable[[], None]]:
+        nonlocal count, size
+        for file in read_files(layer.storage, manifest.subdir, manifest.files):
+            count, size = count + 1, size + file.bytes
+            key = (file.database, file.table_oid)
+            rows[key] += file.rows
+            if file.role == "change":
+                changed.add(key)
+            yield partial(layer.check_file, file)
+
+    own = (partial(layer.check_object, reference) for reference in own_objects(manifest))
+    _in_parallel(itertools.chain(own, listed()), workers)
+    if (count, size) != (manifest.totals.files, manifest.totals.file_bytes):
+        layer.findings.fail(
+            f"The list of {manifest.subdir} has {count} files of {size} bytes, and its manifest says"
+            f" {manifest.totals.files} of {manifest.totals.file_bytes}."
+        )
+    _compare_rows(layer, rows, changed)
+
+
+def _compare_rows(layer: _Layer, rows: Counter[TableKey], changed: set[TableKey]) -> None:
+    """A table's rows are those of its files where no change has to be merged into them."""
+    for entry in layer.manifest.databases:
+        for table in entry.tables:
+            key = (entry.database.name, table.oid)
+            if key not in changed and rows[key] != table.rows:
+                layer.findings.fail(
+                    f"The files of table {table.oid} of {entry.database.name!r} in {layer.manifest.subdir} hold"
+                    f" {rows[key]} rows, and the manifest says {table.rows}."
+                )
+
+
+def _in_parallel(tasks: Iterable[Callable[[], None]], workers: int) -> None:
+    """Run the tasks on `workers` threads, taking no more of them than can run soon."""
+    with ThreadPoolExecutor(workers) as pool:
+        running: deque[Future[None]] = deque()
+        for task in tasks:
+            if len(running) >= 2 * workers:
+                running.popleft().result()
+            running.append(pool.submit(task))
+        for future in running:
+            future.result()
+
+
+def _count_rows(local: Path, key: str, file: DataFile, table: Table) -> int:
+    expected = {column.stored_as for column in table.data_columns}
+    rows = 0
+    try:
+        for batch in read_batches(local):
+            rows += batch.num_rows
+            names = set(batch.schema.names)
+            if file.role == "change":
+                names -= SYSTEM_COLUMNS
+            if names != expected:
+                raise Damaged(f"{key} has the columns {sorted(names)}, and the table {table.qualified} has {sorted(expected)}.")
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"{key} cannot be decoded as Parquet, although its digest is right: {error}") from error
+    return rows

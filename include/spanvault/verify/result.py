@@ -1,0 +1,131 @@
+"""What a verification found. Three outcomes: a backup that could not be looked at is neither good nor bad."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from spanvault.errors import BrokenChain, Damaged, Retryable, SpanvaultError
+from spanvault.model.base import Value
+
+Level = Literal["check_files", "checksums", "collection"]
+Outcome = Literal["pass", "fail", "could not verify"]
+
+SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told file by file
+
+
+class VerificationResult(Value):
+    """One verification. `failures` and `unverified` hold the first sentences of each kind, `failure_count` and
+    `unverified_count` how many there were; `missing` the first paths that are not there; `notes` what is worth knowing
+    and harms nothing. `objects`, `bytes` and `rows` are what was looked at; `seconds` how long it took."""
+
+    level: Level
+    outcome: Outcome
+    objects: int
+    bytes: int
+    rows: int = 0
+    failure_count: int = 0
+    failures: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unverified_count: int = 0
+    unverified: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    def require_pass(self) -> None:
+        """Raises Damaged if the verification failed, Retryable if it could not be done; the sentence says why."""
+        if self.outcome == "fail":
+            raise Damaged(_missing_sentence(self.missing) if self.missing else _joined(self.failures, self.failure_count))
+        if self.outcome == "could not verify":
+            raise Retryable("The backup could not be verified: " + _joined(self.unverified, self.unverified_count))
+
+
+class Findings:
+    """Collects what a verification sees. Methods may be called from several threads."""
+
+    def __init__(self, level: Level) -> None:
+        self._level = level
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._objects = self._bytes = self._rows = 0
+        self._failure_count = self._unverified_count = 0
+        self._failures: list[str] = []
+        self._missing: list[str] = []
+        self._unverified: list[str] = []
+        self._notes: list[str] = []
+
+    def looked_at(self, *, bytes_: int = 0, rows: int = 0) -> None:
+        """One more object was looked at."""
+        with self._lock:
+            self._objects += 1
+            self._bytes += bytes_
+            self._rows += rows
+
+    def fail(self, sentence: str, *, missing: str | None = None) -> None:
+        """The backup is damaged. `missing`: the path that is not there."""
+        with self._lock:
+            self._failure_count += 1
+            _keep(self._failures, sentence)
+            if missing is not None:
+                _keep(self._missing, missing)
+
+    def note(self, sentence: str) -> None:
+        """Something that harms nothing."""
+        with self._lock:
+            _keep(self._notes, sentence)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turns errors into findings: damage fails the verification; anything else means that it could not be done."""
+        try:
+            yield
+        except (Damaged, BrokenChain) as error:
+            self.fail(str(error))
+        except SpanvaultError as error:
+            with self._lock:
+                self._unverified_count += 1
+                _keep(self._unverified, str(error))
+
+    def result(self) -> VerificationResult:
+        """The verification's result so far."""
+        with self._lock:
+            outcome: Outcome = "pass"
+            if self._failure_count:
+                outcome = "fail"
+            elif self._unverified_count:
+                outcome = "could not verify"
+            return VerificationResult(
+                level=self._level,
+                outcome=outcome,
+                objects=self._objects,
+                bytes=self._bytes,
+                rows=self._rows,
+                failure_count=self._failure_count,
+                failures=tuple(self._failures),
+                missing=tuple(self._missing),
+                unverified_count=self._unverified_count,
+                unverified=tuple(self._unverified),
+                notes=tuple(self._notes),
+                seconds=time.monotonic() - self._started,
+            )
+
+
+def _keep(sentences: list[str], sentence: str) -> None:
+    if len(sentences) < SHOWN:
+        sentences.append(sentence)
+
+
+def _missing_sentence(paths: tuple[str, ...]) -> str:
+    """CockroachDB's words for `check_files`."""
+    head = "The following files are missing from the backup:"
+    if len(paths) >= SHOWN:
+        head = "Multiple files cannot be read from the backup including:"
+    return "\n\t".join([head, *paths])
+
+
+def _joined(sentences: tuple[str, ...], count: int) -> str:
+    more = f" ({count - len(sentences)} more)" if count > len(sentences) else ""
+    return " ".join(sentences) + more
