@@ -8,7 +8,10 @@ What the rest of Spanvault relies on:
 * **Create-only.** With `create_only=True` exactly one of any number of racing writers succeeds, also if all write the
   same bytes; the others get AlreadyExists, and never before the winner's object can be read.
 * **Idempotent delete.** Deleting what does not exist succeeds.
-* **Order.** `list` returns keys in ascending UTF-8 byte order, lazily.
+* **Order.** `list` returns keys lazily, in ascending UTF-8 byte order. One exception that S3 servers on a file system
+  (SeaweedFS) make: beside a folder `a/`, siblings such as `a-b` or `a.b` (a character below `/` after the folder's name)
+  may come after the folder's objects instead of before. Do not name them so where order matters.
+* **Folders** are nothing but parts of keys. Only a folder whose last object has just been deleted may still be reported.
 * **Errors.** NotFound for a missing key or bucket (the sentence says which), AlreadyExists, BadInput for wrong
   credentials or addresses, Retryable for anything that may pass, after the backend's own tries. A write whose answer was
   lost is looked up (each write carries a token of its own): the writer's own object means success, another's means

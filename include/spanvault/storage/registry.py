@@ -21,7 +21,8 @@ def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolve
         raise BadInput(f"COCKROACH_LOCALITY {parsed.locality} is invalid for a single location; leave it out of {parsed}.")
     if parsed.scheme == "s3":
         # Importing the SDK takes most of a second, which the other schemes need not pay.
-        from spanvault.storage.s3 import S3Storage, s3_access
+        from spanvault.storage.s3 import S3Storage
+        from spanvault.storage.s3_access import s3_access
 
         return S3Storage(parsed, s3_access(parsed, settings, connections), settings)
     return LocalStorage(settings.local_folder(parsed), parsed.redacted())
