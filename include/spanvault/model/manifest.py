@@ -132,10 +132,12 @@ class ObjectReference(Value):
 
 
 class ManifestTable(Value):
-    """A table of the layer: shape at the cut (in ManifestDatabase.database), rows in files, proof."""
+    """A table of the layer: shape at the cut (in ManifestDatabase.database), rows in files, proof. `rows` at the cut is
+    exact, or (`rows_exact` false) reckoned from the slices and the change log; `as_of` is where the rows stand."""
 
     oid: int
     rows: int
+    rows_exact: bool = True
     bytes: int
     as_of: Lsn
     fingerprint: Fingerprint | None = None

@@ -40,7 +40,7 @@ LEFT JOIN LATERAL (
 
 _TABLES = f"""
 SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
-       coalesce(pg_catalog.pg_relation_filenode(c.oid), 0)::int8,
+       c.relfilenode::int8,
        coalesce(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, 0)::int8,
        coalesce(pg_catalog.pg_table_size(c.oid), 0)::int8, greatest(c.reltuples, 0)::int8,
        identity.attnums, identity.width,

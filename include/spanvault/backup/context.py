@@ -1,0 +1,31 @@
+"""What the steps of a backup need to be told of their surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from spanvault.config.clusters import Cluster
+from spanvault.model.clock import Clock, now
+from spanvault.model.manifest import Plan
+from spanvault.model.progress import Progress, Silent
+from spanvault.storage.base import Storage
+
+
+def nothing(name: str) -> None:
+    """The checkpoint hook of a run that nobody disturbs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one layer. `reached` is called with the name of each point after which a crash must do no harm, so
+    that tests can cause one there. `wait_seconds` bounds the waits for the source's open transactions."""
+
+    cluster: Cluster
+    storage: Storage
+    plan: Plan
+    progress: Progress = field(default_factory=Silent)
+    clock: Clock = now
+    reached: Callable[[str], None] = nothing
+    wait_seconds: float = 60.0
+    seal_tries: int = 5

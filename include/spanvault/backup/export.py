@@ -1,0 +1,187 @@
+"""Exporting spans: each in a short transaction of its own, on any worker, again after any failure."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from spanvault.backup.context import Run
+from spanvault.collection.layout import data_path, object_key
+from spanvault.collection.receipts import put_receipt, read_receipts
+from spanvault.database.postgres.catalog import read_tables
+from spanvault.database.postgres.connect import connection_parameters
+from spanvault.database.postgres.copy_out import CopySession, WrittenFile, export_query
+from spanvault.database.postgres.quoting import literal, qualified, quote
+from spanvault.database.postgres.server import TIMELINE
+from spanvault.errors import Busy, NotFound, Retryable
+from spanvault.model.base import Value
+from spanvault.model.cut import Lsn
+from spanvault.model.manifest import DataFile, PlannedDatabase, Receipt
+from spanvault.model.schema import Table
+from spanvault.model.span import Span
+
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
+_FLUSH_WAIT_SECONDS = 30.0
+_SPAN_TRIES = 5
+
+
+class BatchSummary(Value):
+    """What a batch came to. `skipped` spans had their receipt already."""
+
+    index: int
+    spans: int
+    skipped: int
+    rows: int
+    bytes: int
+
+
+def export_batch(run: Run, index: int) -> BatchSummary:
+    """Export the batch's spans that have no receipt yet.
+
+    Safe to repeat and to run twice at once: data files have unique names and a span's first receipt wins. Raises
+    Retryable for lost connections and locks.
+    """
+    batch = run.plan.batches[index]
+    done = read_receipts(run.storage, run.plan.subdir, run.plan.number)
+    missing = [span for span in batch.spans if span.id not in done]
+    rows = size = 0
+    by_name = {entry.database.name: entry for entry in run.plan.databases}
+    for database in dict.fromkeys(span.database for span in missing):
+        parameters = connection_parameters(run.cluster.primary, database, "export")
+        with CopySession(parameters) as session:
+            for span in (span for span in missing if span.database == database):
+                receipt = _export_span(run, session, by_name[database], span)
+                rows += receipt.file.rows if receipt else 0
+                size += receipt.file.bytes if receipt else 0
+                run.progress.advance(rows=receipt.file.rows if receipt else 0, bytes_=span.estimated_bytes, units=1)
+    return BatchSummary(index=index, spans=len(missing), skipped=len(batch.spans) - len(missing), rows=rows, bytes=size)
+
+
+def _export_span(run: Run, session: CopySession, planned: PlannedDatabase, span: Span) -> Receipt | None:
+    """Read one span and leave its receipt; None when its table is gone or has another shape (the seal deals with it)."""
+    table = planned.database.table(span.table_oid)
+    if table is None:
+        return None
+    for left in reversed(range(_SPAN_TRIES)):
+        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            return _read_span(run, session, table, span)
+        except (SnapshotTooOld, NotFound):
+            # Rewritten, renamed or dropped between snapshot and lock: a new snapshot sees how it is now.
+            session.execute("ROLLBACK")
+            if not left:
+                raise
+    return None
+
+
+def _read_span(run: Run, session: CopySession, table: Table, span: Span) -> Receipt | None:
+    live = lock_and_check(session, table)
+    if live is None or live.fingerprint() != table.fingerprint():
+        session.execute("ROLLBACK")
+        return None
+    path = data_path(run.plan.number)
+    query = select_slice(live, span.first_page, span.end_page)
+    written = export_query(session, query, table, run.storage, object_key(run.plan.subdir, path))
+    run.reached("export.after_data")
+    seen = Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text"))
+    timeline = int(value(session, TIMELINE))
+    session.execute("COMMIT")
+    _wait_until_flushed(session, seen)
+    receipt = Receipt(
+        span=span.id,
+        file=data_file(path, written, span.database, table, role="base", span=span.id),
+        filenode=live.filenode,
+        table_fingerprint=live.fingerprint(),
+        seen_lsn=seen,
+        timeline=timeline,
+        node=run.cluster.primary.node,
+        written_at=run.clock(),
+    )
+    winner = put_receipt(run.storage, run.plan.subdir, run.plan.number, receipt)
+    run.reached("export.after_receipt")
+    return winner
+
+
+class Session(Protocol):
+    """What reading under a lock needs of a session."""
+
+    def execute(self, sql: str, /) -> None:
+        """Run a statement."""
+
+    def fetch_row(self, sql: str, /) -> tuple[Any, ...] | None:
+        """The first row, or None."""
+
+    def fetch_all(self, sql: str, /) -> list[tuple[Any, ...]]:
+        """All rows."""
+
+
+def lock_and_check(session: Session, table: Table) -> Table | None:
+    """Lock the table in the open transaction and return it as the transaction's snapshot shows it, None if it is gone.
+
+    A snapshot that is older than a rewrite or TRUNCATE reads the table as empty, without an error. The lock keeps new
+    ones away; the file as the snapshot sees it and the file of now must then be the same. Raises SnapshotTooOld when
+    they are not, NotFound when the table's name is gone meanwhile, Busy when the lock is not to be had.
+    """
+    session.execute(_LOCK_TIMEOUT)
+    tables = read_tables(session.fetch_all, [table.oid])
+    if not tables:
+        return None
+    seen = tables[0]
+    name = qualified(seen.schema_name, seen.name)
+    session.execute(f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
+    row = session.fetch_row(
+        f"SELECT c.relfilenode::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,"
+        f" pg_catalog.to_regclass({literal(name)})::oid::int8 FROM pg_catalog.pg_class c WHERE c.oid = {table.oid}"
+    )
+    if row is None or row[0] != row[1] or row[2] != table.oid:
+        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated or renamed at this very moment.")
+    return seen
+
+
+def value(session: CopySession, query: str) -> Any:
+    """The single value of a query that always gives a row."""
+    row = session.fetch_row(query)
+    return row[0] if row else None
+
+
+class SnapshotTooOld(Retryable):
+    """A table was rewritten between a snapshot and its lock: the snapshot would read it as empty."""
+
+
+def select_slice(table: Table, first_page: int = 0, end_page: int | None = None) -> str:
+    """The query for a slice of the table's own rows: heap pages `first_page <= page < end_page`."""
+    columns = ", ".join(quote(column.name) for column in table.data_columns)
+    query = f"SELECT {columns} FROM ONLY {qualified(table.schema_name, table.name)}"
+    limits = []
+    if first_page:
+        limits.append(f"ctid >= '({first_page},0)'")
+    if end_page is not None:
+        limits.append(f"ctid < '({end_page},0)'")
+    return query + (" WHERE " + " AND ".join(limits) if limits else "")
+
+
+def _wait_until_flushed(session: CopySession, seen: Lsn) -> None:
+    """Asynchronous commits are visible before they are durable: a receipt may only vouch for what a crash keeps."""
+    deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
+    while Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text")) < seen:
+        if time.monotonic() > deadline:
+            raise Busy(f"The source's log was not flushed up to {seen} within {_FLUSH_WAIT_SECONDS:g} s.")
+        time.sleep(0.02)
+
+
+def data_file(
+    path: str, written: WrittenFile, database: str, table: Table, *, role: Any, span: str | None = None, as_of: Lsn | None = None
+) -> DataFile:
+    """The file list's row for what was just written."""
+    return DataFile(
+        path=path,
+        sha256=written.sha256,
+        bytes=written.bytes,
+        rows=written.rows,
+        database=database,
+        table_oid=table.oid,
+        role=role,
+        span=span,
+        as_of=as_of,
+        text_columns=tuple(sorted(written.text_columns)),
+    )

@@ -1,0 +1,107 @@
+"""Planning: which tables, which spans, which batches. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from spanvault.errors import NotFound
+from spanvault.model.schema import Database, Table
+from spanvault.model.span import Batch, Span, span_id
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, Target
+
+# Airflow maps one task to each batch and refuses more than 1,024.
+MAX_BATCHES = 1000
+BATCH_BYTES = 256 << 20
+
+
+def databases_of(target: Target, existing: Sequence[str], connected: str) -> list[str]:
+    """The databases that a target touches, in order. Raises NotFound naming those that do not exist."""
+    if isinstance(target, ClusterTarget):
+        return list(existing)
+    if isinstance(target, DatabaseTarget):
+        wanted = list(target.names)
+    elif isinstance(target, SchemaTarget):
+        wanted = [database or connected for database, _ in target.names]
+    else:
+        wanted = [pattern.database or connected for pattern in target.patterns]
+    missing = sorted(set(wanted) - set(existing))
+    if missing:
+        raise NotFound(f"The cluster has no database {', '.join(map(repr, missing))}; it has {', '.join(existing)}.")
+    return list(dict.fromkeys(wanted))
+
+
+def select_tables(target: Target, database: str, connected: str, tables: Iterable[Table]) -> tuple[Table, ...]:
+    """The tables of `database` that the target names."""
+    if isinstance(target, ClusterTarget | DatabaseTarget):
+        return tuple(tables)
+    if isinstance(target, SchemaTarget):
+        schemas = {schema for name, schema in target.names if (name or connected) == database}
+        return tuple(table for table in tables if table.schema_name in schemas)
+    patterns = [pattern for pattern in target.patterns if (pattern.database or connected) == database]
+    return tuple(table for table in tables if any(matches(pattern, table.schema_name, table.name) for pattern in patterns))
+
+
+def matches(pattern: TablePattern, schema: str, name: str) -> bool:
+    """Whether a table or view is meant by the pattern (its database left aside)."""
+    return pattern.schema_name == schema and pattern.name in {None, name}
+
+
+def slices_of(table: Table, span_bytes: int) -> list[tuple[int, int | None]]:
+    """The table's slices as ranges of heap pages `first <= page < end`, sized by its bytes with TOAST; the last is
+    open-ended (end None), so that pages which the table grows meanwhile belong to it."""
+    slices = max(1, min(table.pages, -(-table.bytes // span_bytes)))
+    width = max(1, -(-table.pages // slices))
+    firsts = list(range(0, table.pages, width)) or [0]
+    return list(zip(firsts, [*firsts[1:], None], strict=True))
+
+
+def spans_of(database: Database, span_bytes: int) -> Iterator[Span]:
+    """The slices of all tables that are exported fuzzily, in the database's order of tables."""
+    for table in database.tables:
+        if table.capture != "log":
+            continue
+        slices = slices_of(table, span_bytes)
+        for first, end in slices:
+            yield Span(
+                id=span_id(database.oid, table.oid, first),
+                database=database.name,
+                table_oid=table.oid,
+                first_page=first,
+                end_page=end,
+                estimated_bytes=table.bytes // len(slices),
+            )
+
+
+def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers: int) -> tuple[Batch, ...]:
+    """Spans packed into batches of about equal size, at most MAX_BATCHES; neighbours stay together.
+
+    Aims at BATCH_BYTES, but at no fewer than four batches a worker, so that the last ones do not leave workers idle.
+    """
+    total = sum(span.estimated_bytes for span in spans)
+    aim = max(1, min(BATCH_BYTES, total // (workers * 4) or 1), -(-total // (MAX_BATCHES // 2)))
+    most = -(-len(spans) // MAX_BATCHES) if len(spans) > MAX_BATCHES else 0
+    groups: list[list[Span]] = []
+    size = 0
+    for span in spans:
+        full = bool(groups) and (size + span.estimated_bytes > aim and len(groups[-1]) >= most)
+        if not groups or (full and len(groups) < MAX_BATCHES):
+            groups.append([])
+            size = 0
+        groups[-1].append(span)
+        size += span.estimated_bytes
+    return tuple(
+        Batch(
+            index=index,
+            label=_label(group, names),
+            spans=tuple(group),
+            estimated_bytes=sum(span.estimated_bytes for span in group),
+        )
+        for index, group in enumerate(groups)
+    )
+
+
+def _label(spans: Sequence[Span], names: dict[tuple[str, int], str]) -> str:
+    """`shop.public.orders (3 of 8 slices)` is too fine: the tables' names, shortened."""
+    found = list(dict.fromkeys(names[span.database, span.table_oid] for span in spans))
+    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+    return ", ".join(found[:2]) + more

@@ -1,0 +1,93 @@
+"""Schema archives and global objects by PostgreSQL's own tools."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres.connect import APPLICATION_NAME
+from spanvault.embedded.binaries import tool, tool_environment
+from spanvault.errors import BadInput, Retryable
+from spanvault.model.manifest import ObjectReference
+from spanvault.storage.base import Storage
+
+_CHUNK = 1 << 20
+
+
+def connection_environment(endpoint: Endpoint, database: str) -> dict[str, str]:
+    """libpq's environment for a tool: secrets stay out of the process list."""
+    environment = {
+        **tool_environment(),
+        "PGHOST": endpoint.host,
+        "PGPORT": str(endpoint.port),
+        "PGUSER": endpoint.user,
+        "PGDATABASE": database,
+        "PGAPPNAME": f"{APPLICATION_NAME} dump",
+        "PGOPTIONS": "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
+        "PGCLIENTENCODING": "UTF8",
+    }
+    if endpoint.password is not None:
+        environment["PGPASSWORD"] = endpoint.password.get_secret_value()
+    for name in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        if name in endpoint.parameters:
+            environment[f"PG{name.upper()}"] = endpoint.parameters[name]
+    return environment
+
+
+def dump_schema(endpoint: Endpoint, database: str, snapshot: str, storage: Storage, key: str, path: str) -> ObjectReference:
+    """Store the database's whole schema at the snapshot as a pg_dump archive in custom format.
+
+    pg_dump reads tables under the snapshot, but prints definitions from the live catalogs: the caller compares catalog
+    fingerprints around it. Raises Retryable when an object vanished under it, BadInput for missing privileges.
+    """
+    arguments = [
+        "--schema-only", "--format=custom", "--compress=6", f"--snapshot={snapshot}", "--no-password",
+        "--lock-wait-timeout=10s", "--no-subscriptions", "--quote-all-identifiers",
+    ]  # fmt: skip
+    return _stored(["pg_dump", *arguments], connection_environment(endpoint, database), storage, key, path)
+
+
+def dump_globals(endpoint: Endpoint, database: str, storage: Storage, key: str, path: str) -> ObjectReference:
+    """Store the cluster's roles, memberships, tablespaces and settings of roles as a pg_dumpall script.
+
+    It holds the roles' password hashes, as the server stores them.
+    """
+    arguments = ["--globals-only", "--no-password", "--quote-all-identifiers", f"--database={database}"]
+    return _stored(["pg_dumpall", *arguments], connection_environment(endpoint, database), storage, key, path)
+
+
+def _stored(command: Sequence[str], environment: dict[str, str], storage: Storage, key: str, path: str) -> ObjectReference:
+    """Run a tool and stream its output into an object; nothing becomes visible unless the tool ends well."""
+    digest, size = hashlib.sha256(), 0
+    with tempfile.TemporaryFile() as errors, storage.open_write(key) as writer:
+        process = subprocess.Popen(  # noqa: S603 -- our own tools with our own arguments
+            [str(tool(command[0])), *command[1:]], stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **environment}
+        )
+        try:
+            while process.stdout is not None and (chunk := process.stdout.read(_CHUNK)):
+                digest.update(chunk)
+                size += len(chunk)
+                writer.write(chunk)
+            status = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        if status != 0:
+            errors.seek(0)
+            raise _failure(command[0], errors.read().decode(errors="replace"))
+    return ObjectReference(path=path, sha256=digest.hexdigest(), bytes=size)
+
+
+def _failure(name: str, text: str) -> BadInput | Retryable:
+    lines = [line.split("error:", 1)[-1].strip() for line in text.splitlines() if line.strip()]
+    message = next((line for line in lines if line), "no message")
+    if "permission denied" in text:
+        return BadInput(f"{name} may not read the schema: {message}. `spanvault cluster preflight` prints the GRANTs.")
+    return Retryable(f"{name} failed: {message}.")
