@@ -1,0 +1,48 @@
+"""`spanvault cluster`: make a cluster ready for backups, and take Spanvault off it again."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from spanvault.cli.output import Format, show
+from spanvault.cli.session import ClusterOption, FormatOption, UrlOption, needed_cluster, session
+from spanvault.errors import BadInput
+
+app = typer.Typer(no_args_is_help=True, help="Check a cluster before its first backup, or remove all that backups left on it.")
+
+
+@app.command()
+def preflight(cluster: ClusterOption = None, url: UrlOption = None, form: FormatOption = Format.table) -> None:
+    """Check everything that a backup needs of a cluster; each finding names its fix."""
+    with session() as context:
+        from spanvault.engine.maintenance import preflight as check
+
+        result = check(context, needed_cluster(context, cluster, url, "cluster preflight"))
+    show(result, form)
+
+
+@app.command()
+def uninstall(
+    cluster: ClusterOption = None,
+    url: UrlOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Drop every slot and publication of Spanvault's on a cluster; backups on storage stay."""
+    if not yes:
+        _ask(cluster or "the cluster of --url")
+    with session("Run it again to finish.") as context:
+        from spanvault.engine.maintenance import uninstall as remove
+
+        result = remove(context, needed_cluster(context, cluster, url, "cluster uninstall"))
+    show(result, form)
+
+
+def _ask(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise BadInput("cluster uninstall asks before it drops anything, and there is no terminal to ask on; give --yes.")
+    if not typer.confirm(f"Drop all of Spanvault's slots and publications on {name}?", err=True):
+        raise typer.Exit(1)
