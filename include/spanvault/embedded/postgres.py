@@ -20,9 +20,11 @@ import psycopg
 
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.embedded.ports import LOOPBACK, free_ports
-from spanvault.embedded.process import ServerProcess
+from spanvault.embedded.process import ServerProcess, runs
 from spanvault.embedded.run_as import give_to_server, make_server_directory, server_identity
 from spanvault.errors import Permanent, Retryable
+
+_STATUS_LINE = 8  # of postmaster.pid (src/include/utils/pidfile.h, LOCK_FILE_LINE_PM_STATUS)
 
 
 class PostgresServer:
@@ -169,6 +171,7 @@ class PostgresServer:
         staging.rename(self.data)
 
     def _launch(self) -> None:
+        self._forget_dead_postmaster()
         self._write_settings()
         self._process = ServerProcess.launch(
             [tool("postgres"), "-D", self.data],
@@ -196,22 +199,31 @@ class PostgresServer:
         give_to_server(file)
 
     def _wait_until_ready(self, log_start: int, timeout: float) -> bool:
+        # As pg_ctl does: by the file of this very process. A connection could be answered by another server on the port.
         deadline = time.monotonic() + timeout
         while self.is_running():
-            try:
-                psycopg.connect(self.url(), connect_timeout=5).close()
-            except psycopg.OperationalError:
-                time.sleep(0.02)
-            else:
+            lines = self._pid_file_lines()
+            if len(lines) >= _STATUS_LINE and lines[0] == str(self.pid) and lines[_STATUS_LINE - 1].strip() == "ready":
                 return True
             if time.monotonic() > deadline:
-                reason = self._last_fatal(log_start)
                 self.kill()
-                raise Retryable(
-                    f"PostgreSQL server {self.name!r} took no connection within {timeout:g} s: {reason} (log: {self.log})."
-                )
+                reason = f"took no connection within {timeout:g} s: {self._last_fatal(log_start)}"
+                raise Retryable(f"PostgreSQL server {self.name!r} {reason} (log: {self.log}).")
+            time.sleep(0.01)
         self.kill()  # collects what is left of it
         return False
+
+    def _pid_file_lines(self) -> list[str]:
+        try:
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return []
+
+    def _forget_dead_postmaster(self) -> None:
+        # PostgreSQL takes a zombie for a running server, and where process 1 collects no orphans a killed one stays one.
+        lines = self._pid_file_lines()
+        if lines and lines[0].isdigit() and not runs(int(lines[0])):
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _last_fatal(self, log_start: int) -> str:
         with self.log.open("rb") as log:

@@ -126,14 +126,14 @@ def kill_tree(pid: int, timeout: float = 30.0) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     deadline = time.monotonic() + timeout
-    while any(_runs(member) for member in family) and time.monotonic() < deadline:
+    while any(member.is_running() and runs(member.pid) for member in family) and time.monotonic() < deadline:
         time.sleep(0.005)
 
 
-def _runs(process: psutil.Process) -> bool:
-    # A zombie does nothing any more; where process 1 does not collect orphans it would stay for ever.
+def runs(pid: int) -> bool:
+    """Whether a process `pid` runs; a zombie, which nobody may ever collect, does not."""
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _PROBE_BUCKET = "spanvault-start-probe"
+_SOCKETS = Path("/tmp")  # noqa: S108 - where the program puts them, whatever TMPDIR says
 
 
 class SeaweedServer:
@@ -37,6 +38,7 @@ class SeaweedServer:
         self.access_key = "spanvault"
         self.secret_key = secrets.token_hex(16)
         self._port = port
+        self._ports: list[int] = []
         self._process: ServerProcess | None = None
 
     @property
@@ -106,7 +108,7 @@ class SeaweedServer:
         data.mkdir(exist_ok=True)
         identities = self.directory / "identities.json"
         _write_identities(identities, self.access_key, self.secret_key)
-        self._port, *others = [self._port or free_ports(1)[0], *free_ports(7)]
+        self._port, *others = self._ports = [self._port or free_ports(1)[0], *free_ports(7)]
         self._process = ServerProcess.launch(
             [_weed(), *_arguments(data, identities, self._port, others)],
             directory=self.directory,
@@ -122,6 +124,10 @@ class SeaweedServer:
         if self._process is not None:
             self._process.kill()
             self._process = None
+            # It also listens on unix sockets that it names itself, and a killed server leaves them.
+            for port in self._ports:
+                for socket in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
+                    socket.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Kill the server and delete all it has."""
