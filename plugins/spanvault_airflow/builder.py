@@ -1,0 +1,253 @@
+"""The one DAG factory: dags/*.py only say what they want.
+
+What every DAG gets: real data intervals, no catch-up (a missed night is no reason for two backups in the morning), paused
+on creation, one run at a time, retries by error type, and the form that belongs to it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, XComArg
+
+from spanvault_airflow import params
+from spanvault_airflow.hooks.engine import project_settings
+from spanvault_airflow.operators.advance_protection import AdvanceProtectionOperator
+from spanvault_airflow.operators.expire import ExpireBackupsOperator
+from spanvault_airflow.operators.plan import PlanBackupOperator
+from spanvault_airflow.operators.restore import (
+    FinishRestoreOperator,
+    LoadBatchOperator,
+    PlanRestoreOperator,
+    RestoreSchemaOperator,
+)
+from spanvault_airflow.operators.seal import SealOperator
+from spanvault_airflow.operators.span_export import SpanExportOperator
+from spanvault_airflow.operators.validate import ValidateBackupOperator
+from spanvault_airflow.operators.write_manifest import WriteManifestOperator
+from spanvault_airflow.retries import RETRY_ARGS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PARALLEL_TASKS = 4
+"""Mapped tasks of one run that work at a time: each holds one connection to the cluster."""
+
+
+def collection_uri(name: str) -> str:
+    """The collection `name` below SPANVAULT_COLLECTION_BASE. Raises BadInput."""
+    from spanvault.model.uri import StorageUri
+
+    return StorageUri.parse(project_settings().collection_base).join(name).redacted()
+
+
+class _Clusters:
+    """What clusters.yaml says at parsing; the run reads it again."""
+
+    def __init__(self) -> None:
+        from spanvault.config.clusters import cluster_names, cluster_pool
+
+        file = project_settings().clusters_file
+        self.names = cluster_names(file) if file else []
+        self.default = self.names[0] if self.names else "source"
+        pool = cluster_pool(file, self.default) if file and self.names else None
+        # A pool that does not exist would leave the tasks waiting for ever, so only a named one is used.
+        self.task_args = {"pool": pool} if pool else {}
+
+
+def backup_dag(
+    dag_id: str, *, schedule: str | None, collection: str, description: str, doc_md: str, tags: tuple[str, ...] = ()
+) -> DAG:
+    """A DAG that takes full backups of the first cluster of clusters.yaml into `<base>/<collection>`.
+
+    `schedule` is a cron expression in UTC, or None for manual runs only. Backfills are refused: a full backup reads the
+    present, which must not be labelled with a past date.
+    """
+    clusters = _Clusters()
+    dag = _dag(
+        dag_id,
+        schedule=schedule,
+        description=description,
+        doc_md=doc_md,
+        tags=("backup", *tags),
+        fields=params.backup_fields(clusters.default, clusters.names, collection_uri(collection)),
+        task_args=clusters.task_args,
+        allowed_run_types=("scheduled", "manual"),
+    )
+    source = {"cluster": "{{ params.cluster }}"}
+    with dag:
+        plan = PlanBackupOperator(
+            task_id="plan",
+            **source,
+            into="{{ params.into }}",
+            scope="{{ params.scope }}",
+            names="{{ params.names | join('\n') }}",
+            options={
+                **{name: f"{{{{ params.{name} }}}}" for name in ("fingerprint", "protection", "rate_limit")},
+                "workers": PARALLEL_TASKS,
+            },
+            doc_md="Protects the source's history from now on and decides on spans and batches. Stored once: PLAN.json.",
+        )
+        handle = _pushed(plan, "plan")
+        export = SpanExportOperator.partial(
+            task_id="export",
+            **source,
+            plan=handle,
+            map_index_template="{{ task.batch['label'] }}",
+            max_active_tis_per_dagrun=PARALLEL_TASKS,
+            doc_md="Exports one batch of spans. Red: read its last line, clear it; finished spans are not exported again.",
+        ).expand(batch=plan.output)
+        seal = SealOperator(
+            task_id="seal",
+            **source,
+            plan=handle,
+            doc_md="Chooses the cut and writes the changes up to it. Red: clear it; it takes a new cut and keeps all spans.",
+        )
+        manifest = WriteManifestOperator(
+            task_id="write_manifest",
+            plan=handle,
+            seal=cast("str", seal.output),
+            doc_md="The commit. Before it there is no backup; after it there is one, whatever happens next.",
+        )
+        validate = ValidateBackupOperator(
+            task_id="validate",
+            collection="{{ params.into }}",
+            subdir=cast("str", manifest.output),
+            level="{{ params.validate }}",
+            doc_md="Checks what was committed. Red: do not rely on this backup; its history is kept on the source.",
+        )
+        advance = AdvanceProtectionOperator(
+            task_id="advance_protection",
+            **source,
+            plan=handle,
+            doc_md="Lets the source forget the change log up to the backup's end. Red: the source keeps more log than needed.",
+        )
+        export >> seal >> manifest >> validate >> advance
+    return dag
+
+
+def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) -> DAG:
+    """A DAG, for manual runs, that restores a backup onto a cluster."""
+    clusters = _Clusters()
+    dag = _dag(
+        dag_id,
+        schedule=None,
+        description=description,
+        doc_md=doc_md,
+        tags=("restore",),
+        fields=params.restore_fields(clusters.default, clusters.names, collection_uri(collection)),
+        task_args=clusters.task_args,
+        max_active_runs=4,
+    )
+    target = {"cluster": "{{ params.cluster }}"}
+    options = ("new_db_name", "into_db", "schema_only", "verify_backup_table_data", "verify_fingerprint", "grants")
+    with dag:
+        plan = PlanRestoreOperator(
+            task_id="plan",
+            **target,
+            collection="{{ params.collection }}",
+            subdir="{{ params.subdir }}",
+            scope="{{ params.scope }}",
+            names="{{ params.names | join('\n') }}",
+            options={**{name: f"{{{{ params.{name} }}}}" for name in options}, "workers": PARALLEL_TASKS},
+            doc_md="Resolves the backup, checks that nothing on the target would be overwritten, and decides on load units.",
+        )
+        handle = _pushed(plan, "plan")
+        schema = RestoreSchemaOperator(
+            task_id="restore_schema",
+            **target,
+            plan=handle,
+            doc_md="Creates databases, schemas, types and empty tables. Red: clear it; what is there already is kept.",
+        )
+        load = LoadBatchOperator.partial(
+            task_id="load",
+            **target,
+            plan=handle,
+            map_index_template="{{ task.batch['label'] }}",
+            max_active_tis_per_dagrun=PARALLEL_TASKS,
+            doc_md="Loads one batch of tables, each unit exactly once however often this is tried.",
+        ).expand(batch=plan.output)
+        finish = FinishRestoreOperator(
+            task_id="finish_restore",
+            **target,
+            plan=handle,
+            doc_md="Indexes, constraints, triggers, sequences and statistics; verifies fingerprints if asked.",
+        )
+        schema >> load >> finish
+    return dag
+
+
+def validate_dag(dag_id: str, *, schedule: str | None, collection: str, description: str, doc_md: str) -> DAG:
+    """A DAG that validates a backup at a level of choice."""
+    dag = _dag(
+        dag_id,
+        schedule=schedule,
+        description=description,
+        doc_md=doc_md,
+        tags=("validate",),
+        fields=params.validate_fields(collection_uri(collection)),
+    )
+    with dag:
+        ValidateBackupOperator(
+            task_id="validate",
+            collection="{{ params.collection }}",
+            subdir="{{ params.subdir }}",
+            level="{{ params.level }}",
+            doc_md="Checks one backup. Red: it is not what was written; take a full backup now and keep this one for study.",
+        )
+    return dag
+
+
+def expire_dag(dag_id: str, *, schedule: str | None, collection: str, description: str, doc_md: str) -> DAG:
+    """A DAG that deletes old chains, by default only says which."""
+    dag = _dag(
+        dag_id,
+        schedule=schedule,
+        description=description,
+        doc_md=doc_md,
+        tags=("retention",),
+        fields=params.expire_fields(collection_uri(collection)),
+    )
+    with dag:
+        ExpireBackupsOperator(
+            task_id="expire",
+            collection="{{ params.collection }}",
+            keep_last="{{ params.keep_last }}",
+            window="{{ params.window }}",
+            delete="{{ not params.dry_run }}",
+            doc_md="Lists, and with dry run off deletes, chains that the policy does not keep. Whole chains only.",
+        )
+    return dag
+
+
+def _pushed(task: BaseOperator, key: str) -> Any:
+    """What `task` will push under `key`; Airflow puts the value in its place when the task runs."""
+    return XComArg(task, key)
+
+
+def _dag(
+    dag_id: str,
+    *,
+    schedule: str | None,
+    description: str,
+    doc_md: str,
+    tags: tuple[str, ...],
+    fields: dict[str, Any],
+    task_args: dict[str, Any] | None = None,
+    max_active_runs: int = 1,
+    allowed_run_types: tuple[str, ...] | None = None,
+) -> DAG:
+    return DAG(
+        dag_id,
+        description=description,
+        doc_md=doc_md,
+        schedule=CronDataIntervalTimetable(schedule, timezone="UTC") if schedule else None,
+        start_date=START,
+        catchup=False,
+        is_paused_upon_creation=True,
+        max_active_runs=max_active_runs,
+        dagrun_timeout=timedelta(days=2),
+        default_args={**RETRY_ARGS, **(task_args or {})},
+        params=fields,
+        tags=["spanvault", *tags],
+        allowed_run_types=allowed_run_types,  # type: ignore[arg-type]  # converted from the names
+    )

@@ -1,0 +1,1 @@
+"""Hooks: Airflow Connections in, the engine's clusters, collections and context out."""

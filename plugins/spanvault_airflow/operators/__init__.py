@@ -1,0 +1,1 @@
+"""Operators: each calls one step of the engine."""

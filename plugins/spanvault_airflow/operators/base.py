@@ -1,0 +1,111 @@
+"""What all operators share: one step of the engine, errors translated, stop requests raised into the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.sdk import BaseOperator
+
+from spanvault_airflow.retries import Stopped, translated_errors
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from pydantic import BaseModel
+
+    from spanvault.config.clusters import Cluster
+    from spanvault.engine.context import Context as EngineContext
+    from spanvault.model.manifest import Plan
+    from spanvault_airflow.operators.plan import PlanHandle
+
+OptionsT = TypeVar("OptionsT", bound="BaseModel")
+
+
+class SpanvaultOperator(BaseOperator):
+    """Runs `step` with the engine's errors translated to Airflow's (see retries.py)."""
+
+    ui_fgcolor = "#16302b"
+    template_fields: Sequence[str] = ()
+    _in_step = False
+
+    def step(self, context: Context) -> Any:
+        """The work; what it returns goes to XCom: ids and URIs only."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> Any:
+        """Run the step."""
+        with translated_errors():
+            self._in_step = True
+            try:
+                return self.step(context)
+            finally:
+                self._in_step = False
+
+    def on_kill(self) -> None:
+        """Called from Airflow's SIGTERM handler: leave the step by an exception, so that sessions, temporary slots,
+        uploads and child processes are closed on the way out. After a time-out the step has been left already."""
+        if self._in_step:
+            raise Stopped
+
+    def engine(self) -> EngineContext:
+        """The engine's context for this task."""
+        from spanvault_airflow.hooks.engine import engine_context
+
+        return engine_context(self.log)
+
+    @staticmethod
+    def cluster_named(name: str) -> Cluster:
+        """The cluster of clusters.yaml. Raises NotFound."""
+        from spanvault_airflow.hooks.cluster import ClusterHook
+
+        return ClusterHook(name).get_cluster()
+
+    @staticmethod
+    def collection_uri(uri: str) -> str:
+        """The URI, known to hold no secret. Raises BadInput."""
+        from spanvault_airflow.hooks.collection import CollectionHook
+
+        return CollectionHook(uri).checked_uri()
+
+    @staticmethod
+    def stored_plan(engine: EngineContext, plan: PlanHandle) -> Plan:
+        """The plan's document. Raises NotFound when it is gone: then somebody deleted from the collection."""
+        from spanvault.collection.plans import read_plan
+        from spanvault.errors import NotFound
+
+        stored = read_plan(engine.storage(plan["into"]), plan["subdir"], plan["number"])
+        if stored is None:
+            raise NotFound(f"The plan of the backup {plan['subdir']} is no longer in {plan['into']}; trigger a new run.")
+        return stored
+
+    @staticmethod
+    def options_of(kind: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
+        """The options that templates rendered to text, read into their types; an empty text means the default.
+
+        Raises BadInput that names the option.
+        """
+        from pydantic import ValidationError
+
+        from spanvault.errors import BadInput
+
+        given = {name: value for name, value in options.items() if value not in ("", None, "None")}
+        try:
+            return kind.model_validate(given)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise BadInput(f"The option {'.'.join(map(str, first['loc']))} cannot be used: {first['msg']}.") from None
+
+
+def run_key(context: Context) -> str:
+    """The same for every try and re-run of this DAG run: it finds what an earlier try left."""
+    dag_run = context["dag_run"]
+    return f"{dag_run.dag_id}/{dag_run.run_id}"
+
+
+def planned_at(context: Context) -> datetime:
+    """When the run was due (UTC): the end of its data interval, or the moment it was triggered; the same for every try.
+
+    The logical date would be the interval's start, a whole interval before the data is read.
+    """
+    return context["dag_run"].run_after.astimezone(UTC)

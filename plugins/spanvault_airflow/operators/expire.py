@@ -1,0 +1,63 @@
+"""Deletion of backups that a policy no longer keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from spanvault_airflow.operators.base import SpanvaultOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class ExpireBackupsOperator(SpanvaultOperator):
+    """Delete whole chains that neither rule keeps; without `delete`, the default, only say which.
+
+    Returns the paths of the chains that went, or would go.
+
+    .. seealso:: docs/airflow.md
+
+    :param collection: the collection's URI, without secrets
+    :param keep_last: how many of the newest chains stay; empty for no such rule
+    :param window: how far back any time must stay restorable, such as ``30d``; empty for no such rule
+    :param delete: delete them; otherwise only say which
+    """
+
+    template_fields: Sequence[str] = ("collection", "keep_last", "window", "delete")
+    ui_color = "#f3d1d1"
+
+    def __init__(
+        self,
+        *,
+        collection: str,
+        keep_last: int | str | None = None,
+        window: str | None = None,
+        delete: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.collection = collection
+        self.keep_last = keep_last
+        self.window = window
+        self.delete = delete
+
+    def step(self, context: Context) -> list[str]:
+        """Decide, log each decision with its reason, and delete if told to."""
+        from spanvault.collection.expire import expire
+        from spanvault.collection.retention import Policy
+        from spanvault.model.units import parse_duration
+
+        options = self.options_of(Policy, {"keep_last": self.keep_last})
+        window = str(self.window or "")
+        policy = Policy(keep_last=options.keep_last, window=parse_duration(window) if window not in {"", "None"} else None)
+        delete = str(self.delete).lower() == "true"
+        engine = self.engine()
+        storage = engine.storage(self.collection_uri(self.collection))
+        report = expire(storage, policy, now=engine.clock(), dry_run=not delete)
+        for decision in report.decisions:
+            verb = "keep" if not decision.expire else "deleted" if delete else "would delete"
+            self.log.info("%s: %s, %s", verb, decision.chain.subdir, decision.reason)
+        for problem in report.problems:
+            self.log.warning("%s", problem)
+        return [decision.chain.subdir for decision in report.decisions if decision.expire]

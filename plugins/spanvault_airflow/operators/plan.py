@@ -1,0 +1,98 @@
+"""The first task of a backup: decide what will be done, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from spanvault_airflow.operators.base import SpanvaultOperator, planned_at, run_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from spanvault.model.request import BackupRequest
+    from spanvault.model.span import Batch
+
+
+NO_BATCH = -1
+
+
+class BatchHandle(TypedDict):
+    """What a mapped task is told: the batch's number in the plan, and a label for people."""
+
+    index: int
+    label: str
+
+
+def batch_handles(batches: Iterable[Batch]) -> list[BatchHandle]:
+    """One handle a batch; a single empty one where there is nothing to do, because mapping over nothing would skip the
+    task, and with it everything that follows."""
+    handles = [BatchHandle(index=batch.index, label=batch.label) for batch in batches]
+    return handles or [BatchHandle(index=NO_BATCH, label="nothing to do")]
+
+
+class PlanHandle(TypedDict):
+    """What the tasks after the plan are told: where it stands."""
+
+    into: str
+    subdir: str
+    number: int
+
+
+class PlanBackupOperator(SpanvaultOperator):
+    """Plan a backup: protect the source's history, choose spans and batches, and store PLAN.json.
+
+    A second try, or a re-run of a finished run, finds the run's own plan and changes nothing.
+
+    Returns the batches (index and label) for mapping `SpanExportOperator`; pushes the plan's place under the key `plan`.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the source's name in clusters.yaml
+    :param into: the collection's URI, without secrets (``?conn_id=`` names a Connection)
+    :param scope: what to back up: ``cluster``, ``database``, ``schema`` or ``table``
+    :param names: the databases, schemas or tables, one per element or line; empty for a cluster
+    :param options: BackupOptions by name, for example ``{"fingerprint": True, "rate_limit": 50_000_000}``
+    """
+
+    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options")
+    template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#cfe8e0"
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        into: str,
+        scope: str = "cluster",
+        names: Sequence[str] | str = (),
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+        self.into = into
+        self.scope = scope
+        self.names = names
+        self.options = dict(options or {})
+
+    def step(self, context: Context) -> list[BatchHandle]:
+        """Plan, or find this run's plan."""
+        from spanvault.engine.steps import plan_backup
+
+        request = self.request()
+        plan = plan_backup(
+            self.engine(), self.cluster_named(self.cluster), request, run_key=run_key(context), planned_at=planned_at(context)
+        )
+        self.log.info("Backup %s: %s batches into %s", plan.subdir, len(plan.batches), request.into)
+        context["ti"].xcom_push("plan", PlanHandle(into=request.into, subdir=plan.subdir, number=plan.number))
+        return batch_handles(plan.batches)
+
+    def request(self) -> BackupRequest:
+        """The request that the rendered fields describe. Raises BadInput."""
+        from spanvault.model.request import BackupOptions, BackupRequest
+        from spanvault_airflow.targets import target_of
+
+        into = self.collection_uri(self.into)
+        options = self.options_of(BackupOptions, self.options)
+        return BackupRequest(target=target_of(self.scope, self.names), into=into, options=options)

@@ -1,0 +1,131 @@
+"""The tasks of a restore."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from spanvault_airflow.operators.base import SpanvaultOperator
+from spanvault_airflow.operators.plan import BatchHandle, batch_handles
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from spanvault.model.request import RestoreRequest
+
+
+class RestoreHandle(TypedDict):
+    """What the tasks after the plan are told: the request as JSON, its backup fixed to a path."""
+
+    request: str
+
+
+class PlanRestoreOperator(SpanvaultOperator):
+    """Plan a restore: resolve the backup, check the target, decide on load units.
+
+    Returns the batches (index and label) for mapping `LoadBatchOperator`; pushes the request under the key `plan`.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the target's name in clusters.yaml
+    :param collection: the collection's URI, without secrets (``?conn_id=`` names a Connection)
+    :param subdir: the backup's path in the collection, or ``LATEST``
+    :param scope: what to restore: ``cluster``, ``database``, ``schema`` or ``table``
+    :param names: the databases, schemas or tables, one per element or line; empty for a cluster
+    :param options: RestoreOptions by name, for example ``{"new_db_name": "shop_restored"}``
+    """
+
+    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "options")
+    template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#cfe8e0"
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        collection: str,
+        subdir: str = "LATEST",
+        scope: str = "cluster",
+        names: Sequence[str] | str = (),
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+        self.collection = collection
+        self.subdir = subdir
+        self.scope = scope
+        self.names = names
+        self.options = dict(options or {})
+
+    def step(self, context: Context) -> list[BatchHandle]:
+        """Plan; the backup that LATEST means is fixed here for all tasks and tries after it."""
+        from spanvault.engine.restore_steps import plan_restore
+
+        plan = plan_restore(self.engine(), self.cluster_named(self.cluster), self.request())
+        context["ti"].xcom_push("plan", RestoreHandle(request=plan.request.model_dump_json()))
+        return batch_handles(plan.batches)
+
+    def request(self) -> RestoreRequest:
+        """The request that the rendered fields describe. Raises BadInput."""
+        from spanvault.model.request import RestoreOptions, RestoreRequest
+        from spanvault_airflow.targets import target_of
+
+        collection = self.collection_uri(self.collection)
+        options = self.options_of(RestoreOptions, self.options)
+        target = target_of(self.scope, self.names)
+        return RestoreRequest(target=target, subdir=self.subdir, collection=collection, options=options)
+
+
+class _RestoreStepOperator(SpanvaultOperator):
+    """A task that works on what `PlanRestoreOperator` pushed."""
+
+    template_fields: Sequence[str] = ("cluster", "plan")
+    template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
+
+    def __init__(self, *, cluster: str, plan: RestoreHandle, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+        self.plan = plan
+
+
+class RestoreSchemaOperator(_RestoreStepOperator):
+    """Create what will hold the rows: databases, schemas, types, empty tables.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the target's name in clusters.yaml
+    :param plan: what ``PlanRestoreOperator`` pushed under ``plan``
+    """
+
+    ui_color = "#f5e9cf"
+
+
+class LoadBatchOperator(_RestoreStepOperator):
+    """Load one batch of load units; each is one transaction that also records itself, so none is ever loaded twice.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the target's name in clusters.yaml
+    :param plan: what ``PlanRestoreOperator`` pushed under ``plan``
+    :param batch: the batch: an element of what ``PlanRestoreOperator`` returned
+    """
+
+    template_fields: Sequence[str] = ("cluster", "plan", "batch")
+    ui_color = "#d9e8f5"
+
+    def __init__(self, *, batch: BatchHandle, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch = batch
+
+
+class FinishRestoreOperator(_RestoreStepOperator):
+    """Indexes, constraints, triggers, sequences, statistics; fingerprints compared if asked.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the target's name in clusters.yaml
+    :param plan: what ``PlanRestoreOperator`` pushed under ``plan``
+    """
+
+    ui_color = "#d5f0c9"

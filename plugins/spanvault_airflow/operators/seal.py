@@ -1,0 +1,41 @@
+"""Seal: the one cut that the whole backup is right for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from spanvault_airflow.operators.base import SpanvaultOperator
+from spanvault_airflow.operators.plan import PlanHandle
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class SealOperator(SpanvaultOperator):
+    """Choose the cut, read what only a snapshot can give, and write the change log up to the cut.
+
+    Returns the key of the seal record.
+
+    .. seealso:: docs/airflow.md
+
+    :param cluster: the source's name in clusters.yaml
+    :param plan: what ``PlanBackupOperator`` pushed under ``plan``
+    """
+
+    template_fields: Sequence[str] = ("cluster", "plan")
+    template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
+    ui_color = "#f5e9cf"
+
+    def __init__(self, *, cluster: str, plan: PlanHandle, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cluster = cluster
+        self.plan = plan
+
+    def step(self, context: Context) -> str:
+        """Seal; a repeated seal takes a new cut and keeps all spans."""
+        from spanvault.engine.steps import seal_backup
+
+        engine = self.engine()
+        plan = self.stored_plan(engine, self.plan)
+        return seal_backup(engine, self.cluster_named(self.cluster), self.plan["into"], plan)
