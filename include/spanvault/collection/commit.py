@@ -69,3 +69,12 @@ def _existing(storage: Storage, manifest: Manifest) -> tuple[Manifest, bytes] | 
             f" at {existing.committed_at.isoformat()}, so the run {manifest.run_key} is not committed; start it anew."
         )
     return existing, data
+
+
+def committed_run(storage: Storage, subdir: str, number: int) -> Manifest | None:
+    """The manifest of a layer if the layer is committed, whoever did it; None otherwise."""
+    try:
+        data = storage.get(manifest_key(subdir, number))
+    except NotFound:
+        return None
+    return parse_manifest(data, subdir, number)

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         default=False, description="Refuse AUTH=implicit: nobody may use the credentials of the machine itself."
     )
     external_io_disable_http: bool = Field(default=False, description="Refuse AWS_ENDPOINT in URIs: only AWS's own endpoints.")
+    wait_for_writers: float = Field(
+        default=60,
+        gt=0,
+        le=86400,
+        description="Seconds a backup waits for transactions that are open on the source before it gives up and names them.",
+    )
     storage_connect_timeout: float = Field(default=10, gt=0, le=3600, description="Seconds until a connection must stand.")
     storage_read_timeout: float = Field(
         default=60, gt=0, le=3600, description="Seconds without a byte from the object store after which a call is given up."

@@ -1,0 +1,202 @@
+"""From a request to a plan: the source examined and protected, spans and batches fixed, PLAN.json written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, spans_of
+from spanvault.backup.sealing import query_of
+from spanvault.collection.commit import committed_run
+from spanvault.collection.identity import ensure_collection
+from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
+from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.catalog import read_database, read_tables, read_views, types_version, user_databases
+from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.preflight import require
+from spanvault.database.postgres.protect import Owner, hold
+from spanvault.database.postgres.server import Connection, identity, scalar
+from spanvault.errors import NotFound, Refused
+from spanvault.model.cut import Lsn, subdir_of
+from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
+from spanvault.model.request import BackupRequest
+from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
+from spanvault.model.units import parse_duration
+from spanvault.statement.render import render_redacted
+from spanvault.storage.base import Storage
+
+RUN_PROTECTION = timedelta(hours=4)  # how long a run that shows no sign of life keeps the source's log
+_LOOK_BACK = 50  # chains searched for an unfinished run of the same request
+
+
+def own_plan(storage: Storage, run_key: str, planned_at: datetime) -> Plan | None:
+    """The plan that an earlier try of this very run left, finished or not."""
+    for subdir in _subdirs_from(planned_at):
+        plan = read_plan(storage, subdir)
+        if plan is None:
+            return None
+        if plan.run_key == run_key:
+            return plan
+    return None
+
+
+def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) -> Plan | None:
+    """The newest plan of the same request that was not committed and whose source still holds what it needs."""
+    wanted = request.digest()
+    for count, subdir in enumerate(chain_subdirs(storage)):
+        if count >= _LOOK_BACK:
+            return None
+        plan = read_plan(storage, subdir)
+        if plan is None or plan.request.digest() != wanted or committed_run(storage, subdir, plan.number) is not None:
+            continue
+        return plan if _still_protected(cluster, plan) else None
+    return None
+
+
+def _still_protected(cluster: Cluster, plan: Plan) -> bool:
+    with connect(cluster.primary, purpose="plan") as connection:
+        source = identity(connection, cluster.name)
+        if (source.system_identifier, source.timeline) != (plan.source.system_identifier, plan.source.timeline):
+            return False
+        for planned in plan.databases:
+            confirmed = scalar(
+                connection,
+                "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots"
+                " WHERE slot_name = %s AND wal_status <> 'lost'",
+                (planned.protection.slot,),
+            )
+            if confirmed is None or Lsn.parse(confirmed) > planned.protection.start:
+                return False
+    return True
+
+
+def make_plan(
+    storage: Storage,
+    cluster: Cluster,
+    request: BackupRequest,
+    *,
+    run_key: str,
+    planned_at: datetime,
+    clock: Callable[[], datetime],
+    wait_seconds: float,
+) -> Plan:
+    """Examine and protect the source, then write PLAN.json under the first free time at or after `planned_at`.
+
+    The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
+    what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
+    """
+    with connect(cluster.primary, purpose="plan") as connection:
+        require(connection)
+        source = identity(connection, cluster.name)
+        names = databases_of(request.target, user_databases(query_of(connection)), cluster.primary.database)
+    collection = ensure_collection(storage, system_identifier=source.system_identifier, now=clock())
+    owner = Owner(collection_id=collection.id, collection=storage.display_uri, expires_at=clock() + protection_length(request))
+    databases = tuple(_plan_database(cluster, request, name, owner, wait_seconds) for name in names)
+    _check_patterns(request, cluster.primary.database, databases, cluster)
+    draft = _draft(collection, source, request, run_key, planned_at, databases)
+    for subdir in _subdirs_from(planned_at):
+        plan = draft.model_copy(update={"subdir": subdir})
+        if create_plan(storage, plan):
+            return plan
+        present = read_plan(storage, subdir)
+        if present is not None and present.run_key == run_key:
+            return present  # another try of this run was faster
+    raise Refused(f"The collection {storage.display_uri} holds too many backups of one second; try again.")
+
+
+def protection_length(request: BackupRequest) -> timedelta:
+    """How long the source keeps its log after a sign of life: at least as long as a run may be silent."""
+    asked = request.options.protection
+    return RUN_PROTECTION if asked == "none" else max(RUN_PROTECTION, parse_duration(asked))
+
+
+def _plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
+    with connect(cluster.primary, name, purpose="plan") as connection:
+        query = query_of(connection)
+        database = read_database(query)
+        tables = select_tables(request.target, name, cluster.primary.database, read_tables(query))
+        protection = hold(connection, owner, name, database.oid, tables, wait_seconds)
+        # Shapes are read again behind the wait: from here on every change is in the log.
+        tables = read_tables(query, [table.oid for table in tables])
+        return PlannedDatabase(
+            database=database.model_copy(update={"tables": tables}), protection=protection, types_version=types_version(query)
+        )
+
+
+def _check_patterns(request: BackupRequest, connected: str, databases: Sequence[PlannedDatabase], cluster: Cluster) -> None:
+    """Every schema and table that the target names must exist: a typing error must not make an empty backup."""
+    target = request.target
+    if isinstance(target, DatabaseTarget) or not isinstance(target, SchemaTarget | TableTarget):
+        return
+    for planned in databases:
+        name = planned.database.name
+        with connect(cluster.primary, name, purpose="plan") as connection:
+            missing = _missing_names(connection, target, name, connected, planned)
+        if missing:
+            raise NotFound(f"Database {name!r} has no {', '.join(missing)}.")
+
+
+def _missing_names(
+    connection: Connection, target: SchemaTarget | TableTarget, name: str, connected: str, planned: PlannedDatabase
+) -> list[str]:
+    schemas = {row[0] for row in connection.execute("SELECT nspname FROM pg_catalog.pg_namespace")}
+    if isinstance(target, SchemaTarget):
+        return [
+            f"schema {schema!r}" for database, schema in target.names if (database or connected) == name and schema not in schemas
+        ]
+    objects = [(table.schema_name, table.name) for table in planned.database.tables]
+    objects += [(view.schema_name, view.name) for view in read_views(query_of(connection))]
+    objects += [tuple(row) for row in connection.execute(_PARTITIONED_ROOTS)]
+    patterns = [pattern for pattern in target.patterns if (pattern.database or connected) == name]
+    return [
+        f"table or view {str(pattern)!r}"
+        for pattern in patterns
+        if not any(matches(pattern, *entry) for entry in objects)
+        and not (pattern.name is None and pattern.schema_name in schemas)
+    ]
+
+
+_PARTITIONED_ROOTS = (
+    "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('p', 'f')"
+)
+
+
+def _draft(
+    collection: CollectionDocument,
+    source: SourceIdentity,
+    request: BackupRequest,
+    run_key: str,
+    planned_at: datetime,
+    databases: tuple[PlannedDatabase, ...],
+) -> Plan:
+    spans = [span for planned in databases for span in spans_of(planned.database, request.options.span_bytes)]
+    several = len(databases) > 1
+    names = {
+        (planned.database.name, table.oid): f"{planned.database.name}.{table.qualified}" if several else table.qualified
+        for planned in databases
+        for table in planned.database.tables
+    }
+    return Plan(
+        subdir=subdir_of(planned_at),
+        run_key=run_key,
+        planned_at=planned_at,
+        collection_id=collection.id,
+        request=redacted(request),
+        request_text=render_redacted(request),
+        source=source,
+        databases=databases,
+        batches=batches_of(spans, names, request.options.workers),
+    )
+
+
+def redacted(request: BackupRequest) -> BackupRequest:
+    """The request as documents hold it: no secret in its URI."""
+    from spanvault.model.uri import StorageUri
+
+    return request.model_copy(update={"into": StorageUri.parse(request.into).redacted()})
+
+
+def _subdirs_from(planned_at: datetime) -> list[str]:
+    """The paths of `planned_at` and of the 99 hundredths of a second after it."""
+    return [subdir_of(planned_at + timedelta(milliseconds=10 * step)) for step in range(100)]

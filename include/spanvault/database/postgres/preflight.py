@@ -1,0 +1,216 @@
+"""Preflight: what a source needs, checked before anything is done, each failure with the exact fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres.catalog import read_tables, user_databases
+from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.quoting import qualified, quote
+from spanvault.database.postgres.server import Connection, scalar, version_number
+from spanvault.errors import BadInput
+from spanvault.model.base import Value
+
+Status = Literal["ok", "warning", "failed"]
+_MIB = 1 << 20
+
+
+class Check(Value):
+    """One check's outcome. `fix` is what to run or do; empty if nothing."""
+
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def require(connection: Connection) -> None:
+    """Raise BadInput for the first thing without which no backup is possible."""
+    for check in server_checks(connection):
+        if check.status == "failed":
+            raise BadInput(f"The source is not ready: {check.detail}. Fix: {check.fix}")
+
+
+def examine(endpoint: Endpoint) -> list[Check]:
+    """All checks of a cluster, over all its databases."""
+    with connect(endpoint, purpose="preflight") as connection:
+        checks = [*server_checks(connection), *_advice(connection)]
+        names = user_databases(lambda text: connection.execute(text.encode()).fetchall())
+    for name in names:
+        with connect(endpoint, name, purpose="preflight") as connection:
+            checks += database_checks(connection, name)
+    return checks
+
+
+def server_checks(connection: Connection) -> list[Check]:
+    """What every backup needs of the server."""
+    return [check(connection) for check in (_version, _primary, _wal_level, _role, _slots, _walsenders)]
+
+
+def _version(connection: Connection) -> Check:
+    number, text = version_number(connection), scalar(connection, "SELECT pg_catalog.current_setting('server_version')")
+    if number < 140000:
+        return Check(
+            name="version", status="failed", detail=f"PostgreSQL {text} is older than 14", fix="Upgrade to PostgreSQL 14 to 18."
+        )
+    status: Status = "ok" if number < 190000 else "warning"
+    return Check(name="version", status=status, detail=f"PostgreSQL {text}")
+
+
+def _primary(connection: Connection) -> Check:
+    if scalar(connection, "SELECT pg_catalog.pg_is_in_recovery()"):
+        return Check(
+            name="primary", status="failed", detail="the first node is a standby", fix="Name the primary first in clusters.yaml."
+        )
+    return Check(name="primary", status="ok", detail="the first node accepts writes")
+
+
+def _wal_level(connection: Connection) -> Check:
+    level = scalar(connection, "SELECT pg_catalog.current_setting('wal_level')")
+    if level != "logical":
+        return Check(
+            name="wal_level",
+            status="failed",
+            detail=f"wal_level is {level!r}; the change log needs 'logical'",
+            fix="ALTER SYSTEM SET wal_level = 'logical'; then restart the server.",
+        )
+    return Check(name="wal_level", status="ok", detail="logical")
+
+
+def _role(connection: Connection) -> Check:
+    row = connection.execute(
+        "SELECT rolname, rolsuper, rolreplication, rolbypassrls, pg_catalog.pg_has_role('pg_read_all_data', 'usage'),"
+        " pg_catalog.pg_has_role('pg_monitor', 'usage') FROM pg_catalog.pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    name, superuser, replication, bypass, reads, monitors = row or ("?", False, False, False, False, False)
+    if superuser:
+        return Check(name="role", status="ok", detail=f"{name} is a superuser")
+    role = quote(str(name))
+    fixes = [
+        *([] if replication else [f"ALTER ROLE {role} REPLICATION;"]),
+        *([] if bypass else [f"ALTER ROLE {role} BYPASSRLS;"]),
+        *([] if reads else [f"GRANT pg_read_all_data TO {role};"]),
+        *([] if monitors else [f"GRANT pg_monitor TO {role};"]),
+    ]
+    if not replication or not reads:
+        return Check(name="role", status="failed", detail=f"{name} may not replicate or read all data", fix=" ".join(fixes))
+    status: Status = "warning" if fixes else "ok"
+    return Check(name="role", status=status, detail=f"{name} is no superuser", fix=" ".join(fixes))
+
+
+def _slots(connection: Connection) -> Check:
+    used, limit = _used_of_limit(connection, "pg_replication_slots", "max_replication_slots")
+    return _room("replication slots", used, limit, "max_replication_slots")
+
+
+def _walsenders(connection: Connection) -> Check:
+    used, limit = _used_of_limit(connection, "pg_stat_replication", "max_wal_senders")
+    return _room("walsenders", used, limit, "max_wal_senders")
+
+
+def _used_of_limit(connection: Connection, view: str, setting: str) -> tuple[int, int]:
+    used = int(scalar(connection, f"SELECT count(*) FROM pg_catalog.{view}"))
+    return used, int(scalar(connection, "SELECT pg_catalog.current_setting(%s)", (setting,)))
+
+
+def _room(name: str, used: int, limit: int, setting: str) -> Check:
+    detail = f"{used} of {limit} {name} in use; a backup takes 1 a database and 2 more for a moment"
+    fix = f"ALTER SYSTEM SET {setting} = {limit + 10}; then restart the server."
+    if used >= limit:
+        return Check(name=setting, status="failed", detail=detail, fix=fix)
+    tight = limit - used < 3
+    return Check(name=setting, status="warning" if tight else "ok", detail=detail, fix=fix if tight else "")
+
+
+def _advice(connection: Connection) -> list[Check]:
+    return [check(connection) for check in (_wal_limit, _idle_limit, _open_transactions)]
+
+
+def _wal_limit(connection: Connection) -> Check:
+    limit = int(scalar(connection, "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'"))
+    name = "max_slot_wal_keep_size"
+    if limit < 0:
+        return Check(
+            name=name,
+            status="warning",
+            detail="no limit: a forgotten slot can fill the disk with log",
+            fix="ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'; SELECT pg_reload_conf();",
+        )
+    status: Status = "warning" if limit < 1024 else "ok"
+    return Check(name=name, status=status, detail=f"slots may keep {limit} MiB of log; a backup's log beyond it is lost")
+
+
+def _idle_limit(connection: Connection) -> Check:
+    name = "idle_replication_slot_timeout"
+    row = connection.execute("SELECT setting || unit FROM pg_catalog.pg_settings WHERE name = %s AND setting <> '0'", (name,))
+    found = row.fetchone()
+    if found is None:
+        return Check(name=name, status="ok", detail="slots may stay idle between backups")
+    return Check(
+        name=name,
+        status="warning",
+        detail=f"the server drops slots that are idle for {found[0]}: it must be longer than the time between backups",
+        fix="ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();",
+    )
+
+
+def _open_transactions(connection: Connection) -> Check:
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM pg_catalog.pg_prepared_xacts) + (SELECT count(*) FROM pg_catalog.pg_stat_activity"
+        " WHERE backend_xid IS NOT NULL AND xact_start < clock_timestamp() - interval '1 minute')"
+    ).fetchone()
+    count = int(row[0]) if row else 0
+    if count:
+        return Check(
+            name="open transactions",
+            status="warning",
+            detail=f"{count} transactions have been open for over a minute or are prepared; a backup waits for them",
+            fix="SELECT * FROM pg_prepared_xacts; SELECT * FROM pg_stat_activity WHERE backend_xid IS NOT NULL;",
+        )
+    return Check(name="open transactions", status="ok", detail="none that would hold a backup up")
+
+
+def database_checks(connection: Connection, name: str) -> list[Check]:
+    """What a backup of the connected database meets: privileges, tables that the log cannot carry."""
+    return [check(connection, name) for check in _DATABASE_CHECKS]
+
+
+def _may_publish(connection: Connection, name: str) -> Check:
+    label = f"{name}: publication"
+    row = connection.execute(
+        "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),"
+        " (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)), ', ')"
+        "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        "  WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        "  AND NOT pg_catalog.pg_has_role(c.relowner, 'usage'))"
+    ).fetchone()
+    may_create, foreign_owners = row or (False, None)
+    if may_create and not foreign_owners:
+        return Check(name=label, status="ok", detail="the role may publish every table")
+    role = quote(str(scalar(connection, "SELECT current_user")))
+    grants = [f"GRANT CREATE ON DATABASE {quote(name)} TO {role};"] if not may_create else []
+    grants += [f"GRANT {owner} TO {role};" for owner in (foreign_owners or "").split(", ") if owner]
+    return Check(name=label, status="failed", detail="the role may not publish every table", fix=" ".join(grants))
+
+
+def _without_identity(connection: Connection, name: str) -> Check:
+    label = f"{name}: tables without identity"
+    tables = [
+        table for table in read_tables(lambda text: connection.execute(text.encode()).fetchall()) if table.capture == "exact"
+    ]
+    if not tables:
+        return Check(name=label, status="ok", detail="every table has a key that the log carries")
+    size = sum(table.bytes for table in tables) // _MIB
+    first = ", ".join(qualified(table.schema_name, table.name) for table in tables[:5])
+    more = f" and {len(tables) - 5} more" if len(tables) > 5 else ""
+    return Check(
+        name=label,
+        status="warning",
+        detail=f"{len(tables)} tables ({size} MiB) are read whole under one snapshot at the cut: {first}{more}",
+        fix="Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX ...",
+    )
+
+
+_DATABASE_CHECKS: tuple[Callable[[Connection, str], Check], ...] = (_may_publish, _without_identity)

@@ -1,0 +1,55 @@
+"""From a request to its answer: what the command line and the API call."""
+
+from __future__ import annotations
+
+from spanvault.backup.prepare import redacted
+from spanvault.config.clusters import Cluster
+from spanvault.engine.context import Context
+from spanvault.engine.estimate import estimate
+from spanvault.engine.local import run_backup
+from spanvault.engine.restore_local import run_restore
+from spanvault.errors import BadInput
+from spanvault.model.cut import format_time
+from spanvault.model.manifest import Manifest
+from spanvault.model.request import BackupRequest, Request, RestoreRequest, ShowBackupRequest, ShowBackupsRequest
+from spanvault.model.result import Result
+from spanvault.observe.show_backup import show_backup, show_backups
+
+BACKUP_COLUMNS = ("path", "status", "tables", "rows", "bytes", "start_time", "end_time", "end_lsn")
+
+
+def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_run: bool = False) -> Result:
+    """Do what is asked and return its rows. Raises BadInput if the request needs a cluster and has none."""
+    if isinstance(request, ShowBackupsRequest):
+        return show_backups(context.storage(request.collection))
+    if isinstance(request, ShowBackupRequest):
+        storage = context.storage(request.collection)
+        return show_backup(storage, request.subdir, check_files=request.check_files, as_json=request.as_json)
+    if cluster is None:
+        raise BadInput("BACKUP and RESTORE need a cluster: give --cluster or --url.")
+    if isinstance(request, RestoreRequest):
+        return run_restore(context, cluster, request, dry_run=dry_run)
+    return _backup(context, cluster, request, dry_run=dry_run)
+
+
+def _backup(context: Context, cluster: Cluster, request: BackupRequest, *, dry_run: bool) -> Result:
+    if dry_run:
+        return estimate(context, cluster, redacted(request))
+    manifest = run_backup(context, cluster, request)
+    for entry in manifest.databases:
+        if entry.omitted:
+            context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
+    return Result(columns=BACKUP_COLUMNS, rows=(_backup_row(manifest),))
+
+
+def _backup_row(manifest: Manifest) -> tuple[str | int, ...]:
+    return (
+        manifest.subdir,
+        "succeeded",
+        manifest.totals.tables,
+        manifest.totals.rows,
+        manifest.totals.file_bytes,
+        format_time(manifest.start.time),
+        format_time(manifest.end.time),
+        str(manifest.end.lsn),
+    )

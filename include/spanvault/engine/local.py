@@ -1,0 +1,65 @@
+"""Running a backup here and now, with worker processes instead of Airflow's tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import uuid
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+from spanvault.backup.export import BatchSummary
+from spanvault.config.clusters import Cluster
+from spanvault.config.connections import ConnectionResolver
+from spanvault.config.settings import Settings
+from spanvault.engine.context import Context
+from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
+from spanvault.errors import Retryable
+from spanvault.model.manifest import Manifest, Plan
+from spanvault.model.request import BackupRequest
+
+
+def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, processes: bool = True) -> Manifest:
+    """Take a backup from plan to commit. An unfinished run of the same request is continued.
+
+    With `processes` batches are exported by `workers` processes, else one after another in this one.
+    """
+    plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), planned_at=context.clock(), adopt=True)
+    total = sum(batch.estimated_bytes for batch in plan.batches)
+    context.progress.step("export", total_bytes=total, total_units=sum(len(batch.spans) for batch in plan.batches))
+    if processes and len(plan.batches) > 1 and request.options.workers > 1:
+        _export_in_processes(context, cluster, request, plan)
+    else:
+        for batch in plan.batches:
+            export_batch(context, cluster, request.into, plan, batch.index)
+    context.reached("export.all")
+    seal_key = seal_backup(context, cluster, request.into, plan)
+    manifest = write_manifest(context, request.into, plan, seal_key)
+    advance_protection(context, cluster, manifest)
+    return manifest
+
+
+def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequest, plan: Plan) -> None:
+    """Export all batches; the first failure stops what has not begun and is raised."""
+    # Spawned, not forked: threads of Arrow and asyncio do not survive a fork.
+    method = multiprocessing.get_context("spawn")
+    workers = min(request.options.workers, len(plan.batches))
+    with ProcessPoolExecutor(workers, mp_context=method) as pool:
+        futures: dict[Future[BatchSummary], int] = {
+            pool.submit(_work, context.settings, context.connections, cluster, request.into, plan, batch.index): batch.index
+            for batch in plan.batches
+        }
+        try:
+            for future in as_completed(futures):
+                summary = future.result()
+                batch = plan.batches[futures[future]]
+                context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
+        except BrokenProcessPool:
+            raise Retryable("A worker process was killed; the same statement continues from what is on storage.") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(
+    settings: Settings, connections: ConnectionResolver, cluster: Cluster, into: str, plan: Plan, index: int
+) -> BatchSummary:
+    return export_batch(Context(settings=settings, connections=connections), cluster, into, plan, index)

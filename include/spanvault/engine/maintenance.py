@@ -1,0 +1,146 @@
+"""Everything around backups that people and schedules ask for: checks, index, sweep, expiry, protections, preflight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from spanvault.collection.expire import expire
+from spanvault.collection.index import rebuild
+from spanvault.collection.lookup import complete_subdirs, find_subdir
+from spanvault.collection.retention import Policy
+from spanvault.collection.sweep import SAFE_AGE
+from spanvault.collection.sweep import sweep as sweep_garbage
+from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.preflight import examine
+from spanvault.database.postgres.protect import Held
+from spanvault.engine.context import Context
+from spanvault.engine.protections import all_held, release_all, release_expired, release_slot
+from spanvault.errors import BadInput, Permanent
+from spanvault.model.cut import format_time
+from spanvault.model.result import Cell, Result
+from spanvault.verify.collection import check_collection
+from spanvault.verify.data import check_data
+from spanvault.verify.files import check_files
+from spanvault.verify.result import VerificationResult
+
+_PROTECTION_COLUMNS = (
+    "slot", "database", "collection", "expires_at", "status", "active", "wal_retained_bytes", "headroom_bytes",
+)  # fmt: skip
+
+
+def collection_check(context: Context, uri: str, level: str) -> Result:
+    """Check identity, index and every chain; at level `checksums` read every byte of every chain too.
+
+    Raises Damaged when anything is wrong, Retryable when something could not be looked at.
+    """
+    storage = context.storage(uri)
+    results = [("collection", check_collection(storage, progress=context.progress))]
+    if level == "checksums":
+        subdirs = list(complete_subdirs(storage))
+        results += [(subdir, check_data(storage, subdir, progress=context.progress)) for subdir in subdirs]
+    elif level != "check_files":
+        raise BadInput(f"There is no level {level!r}; choose check_files or checksums.")
+    for _, result in results:
+        result.require_pass()
+    return Result(
+        columns=("checked", "level", "outcome", "objects", "bytes", "rows", "notes"),
+        rows=tuple(_verification_row(name, result) for name, result in results),
+    )
+
+
+def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
+    """Validate one backup at `check_files` or `checksums`; its path. Raises Damaged or Retryable as above."""
+    storage = context.storage(uri)
+    found = find_subdir(storage, subdir)
+    if level == "check_files":
+        result = check_files(storage, found, progress=context.progress)
+    elif level == "checksums":
+        result = check_data(storage, found, progress=context.progress)
+    else:
+        raise BadInput(f"There is no level {level!r}; choose check_files or checksums.")
+    result.require_pass()
+    context.progress.note(f"{found}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
+    return found
+
+
+def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]:
+    notes = " ".join(result.notes)
+    return (name, result.level, result.outcome, result.objects, result.bytes, result.rows, notes)
+
+
+def rebuild_index(context: Context, uri: str) -> Result:
+    """Write the index anew. Raises Permanent, after the rest is done, when manifests cannot be read or contradict it."""
+    counts = rebuild(context.storage(uri))
+    troubles = [*counts.problems, *(f"The index entry {key} contradicts its manifest." for key in counts.differing)]
+    if troubles:
+        raise Permanent(" ".join(troubles))
+    return Result(columns=("written", "kept", "removed"), rows=((counts.written, counts.kept, counts.removed),))
+
+
+def sweep(context: Context, uri: str, *, dry_run: bool, older_than: timedelta = SAFE_AGE) -> Result:
+    """Remove garbage, or with `dry_run` count it."""
+    report = sweep_garbage(context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run)
+    for problem in report.problems:
+        context.progress.note(problem)
+    row = (report.objects, report.bytes, report.unfinished, report.dry_run)
+    return Result(columns=("objects", "bytes", "unfinished_uploads", "dry_run"), rows=(row,))
+
+
+def expire_backups(
+    context: Context, uri: str, *, keep_last: int | None, window: timedelta | None, dry_run: bool = True
+) -> Result:
+    """Decide on each chain, and delete what expires unless `dry_run`."""
+    policy = Policy(keep_last=keep_last, window=window)
+    report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run)
+    for problem in report.problems:
+        context.progress.note(problem)
+    rows = tuple(
+        (decision.chain.subdir, "expire" if decision.expire else "keep", decision.reason, report.dry_run)
+        for decision in report.decisions
+    )
+    return Result(columns=("path", "decision", "reason", "dry_run"), rows=rows)
+
+
+def protection_list(context: Context, cluster: Cluster) -> Result:
+    """All protections of the cluster; those that have expired are released first."""
+    release_expired(context, cluster)
+    return _protection_result(all_held(cluster))
+
+
+def protection_release(context: Context, cluster: Cluster, slot: str) -> Result:
+    """Release one protection, and with it the possibility to add to its chains."""
+    return _protection_result([release_slot(cluster, slot)])
+
+
+def uninstall(context: Context, cluster: Cluster) -> Result:
+    """Remove everything that Spanvault keeps on the cluster: slots and publications."""
+    return _protection_result(release_all(cluster))
+
+
+def _protection_result(entries: Sequence[Held]) -> Result:
+    return Result(columns=_PROTECTION_COLUMNS, rows=tuple(_protection_row(entry) for entry in entries))
+
+
+def _protection_row(entry: Held) -> tuple[Cell, ...]:
+    owner = entry.owner
+    return (
+        entry.slot,
+        entry.database,
+        owner.collection if owner else None,
+        format_time(owner.expires_at) if owner and owner.expires_at else None,
+        entry.status,
+        entry.active,
+        entry.retained_bytes,
+        entry.headroom_bytes,
+    )
+
+
+def preflight(context: Context, cluster: Cluster) -> Result:
+    """All checks of the source. Raises Permanent naming the failed ones and their fixes, if any."""
+    checks = examine(cluster.primary)
+    failed = [check for check in checks if check.status == "failed"]
+    if failed:
+        raise Permanent(" ".join(f"{check.name}: {check.detail}. Fix: {check.fix}" for check in failed))
+    rows = tuple((check.name, check.status, check.detail, check.fix) for check in checks)
+    return Result(columns=("check", "status", "detail", "fix"), rows=rows)

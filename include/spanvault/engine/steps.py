@@ -1,0 +1,82 @@
+"""The steps of a backup as plain calls. Each can run alone in any process, again after any failure, and beside itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from spanvault.backup.export import BatchSummary
+from spanvault.backup.export import export_batch as export
+from spanvault.backup.finish import commit_seal, move_protection
+from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_plan
+from spanvault.backup.seal import seal
+from spanvault.collection.commit import committed_run
+from spanvault.collection.seals import read_seal
+from spanvault.config.clusters import Cluster
+from spanvault.engine.context import Context
+from spanvault.engine.protections import release_expired
+from spanvault.model.manifest import Manifest, Plan
+from spanvault.model.request import BackupRequest
+
+
+def plan_backup(
+    context: Context, cluster: Cluster, request: BackupRequest, *, run_key: str, planned_at: datetime, adopt: bool = False
+) -> Plan:
+    """The run's plan: the one that an earlier try left, with `adopt` an unfinished one of the same request, or a new.
+
+    Protections on the cluster that have expired are released on the way.
+    """
+    storage = context.storage(request.into)
+    context.progress.step("plan")
+    found = own_plan(storage, run_key, planned_at)
+    if found is None and adopt:
+        found = unfinished_plan(storage, cluster, redacted(request))
+        if found is not None:
+            context.progress.note(f"Continuing the unfinished backup {found.subdir}.")
+    if found is not None:
+        return found
+    release_expired(context, cluster)
+    plan = make_plan(
+        storage,
+        cluster,
+        request,
+        run_key=run_key,
+        planned_at=planned_at,
+        clock=context.clock,
+        wait_seconds=context.settings.wait_for_writers,
+    )
+    context.reached("plan.after_plan")
+    return plan
+
+
+def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, index: int) -> BatchSummary:
+    """Export what is missing of a batch; nothing once the backup is committed."""
+    run = context.run(cluster, into, plan)
+    if committed_run(run.storage, plan.subdir, plan.number) is not None:
+        return BatchSummary(index=index, spans=0, skipped=len(plan.batches[index].spans), rows=0, bytes=0)
+    return export(run, index)
+
+
+def seal_backup(context: Context, cluster: Cluster, into: str, plan: Plan) -> str:
+    """Fix the cut and heal; the key of the seal record, or an empty text once the backup is committed."""
+    run = context.run(cluster, into, plan)
+    if committed_run(run.storage, plan.subdir, plan.number) is not None:
+        return ""
+    return seal(run)
+
+
+def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Manifest:
+    """Commit the backup; the manifest that counts."""
+    storage = context.storage(into)
+    committed = committed_run(storage, plan.subdir, plan.number)
+    if committed is not None and committed.run_key == plan.run_key:
+        return committed
+    context.progress.step("commit")
+    manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
+    context.reached("commit.after_manifest")
+    return manifest
+
+
+def advance_protection(context: Context, cluster: Cluster, manifest: Manifest) -> None:
+    """Let the source forget what is now on storage, or the whole protection if it was asked for this backup only."""
+    move_protection(cluster, manifest, manifest.request.into, context.clock)
+    context.reached("protection.after_advance")
