@@ -29,7 +29,7 @@ _ONLINE = (
     "an online restore is CockroachDB's storage at work and has no counterpart in PostgreSQL; every restore here copies the data"
 )
 
-_OPTIONS: dict[str, dict[str, str]] = {
+OPTIONS: dict[str, dict[str, str]] = {
     "BACKUP": {
         "revision_history": "this version cannot keep revision history yet; a backup is as of its end",
         "encryption_passphrase": _ENCRYPTION,
@@ -99,4 +99,4 @@ def statement(text: str) -> str | None:
 
 def option(of: str, name: str) -> str | None:
     """Why an option that CockroachDB's statement `of` has is not taken here; None for names it does not know either."""
-    return _OPTIONS[of].get(name)
+    return OPTIONS[of].get(name)

@@ -1,0 +1,70 @@
+"""docs/statements.md says what is true: examples parse, and every option stands there with its default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from spanvault.model.units import format_bytes
+from spanvault.statement import refuse
+from spanvault.statement.options import BYTE_OPTIONS, FIELDS
+from spanvault.statement.parse import parse
+from spanvault.statement.render import render
+
+TEXT = (Path(__file__).resolve().parents[3] / "docs" / "statements.md").read_text()
+EXAMPLES = [
+    statement.strip()
+    for block in re.findall(r"^```sql\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    for statement in block.splitlines()
+]
+
+
+def section(heading: str) -> str:
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE)
+    assert found, heading
+    return found[1]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_is_a_statement(example: str) -> None:
+    request = parse(example)
+    assert parse(render(request)) == request
+
+
+def test_every_statement_has_examples() -> None:
+    kinds = [parse(example).kind for example in EXAMPLES]
+    assert {kind: kinds.count(kind) >= 2 for kind in kinds} == dict.fromkeys(
+        ("backup", "restore", "show_backup", "show_backups"), True
+    )
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "field"),
+    [(statement, name, field) for statement, fields in FIELDS.items() for name, field in fields.items()],
+)
+def test_every_option_is_documented_with_its_default(statement: str, name: str, field: FieldInfo) -> None:
+    row = re.search(rf"^\| `{name}` \| [^|]+ \| ([^|]+) \| [^|]{{10,}}", section(statement), re.MULTILINE)
+    assert row, f"{statement} {name}"
+    value = field.get_default()
+    if value is None:
+        assert row[1] == "none"
+    elif isinstance(value, bool):
+        assert row[1] == f"`{str(value).lower()}`"
+    else:
+        assert row[1] == f"`{format_bytes(value) if name in BYTE_OPTIONS else value}`"
+
+
+def test_no_option_is_documented_that_does_not_exist() -> None:
+    for statement, fields in FIELDS.items():
+        tables = [table for table in section(statement).split("\n\n") if table.startswith("| Option |")]
+        documented = {name for table in tables for name in re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)}
+        assert documented == set(fields)
+
+
+def test_every_refused_option_is_documented() -> None:
+    text = section("What CockroachDB has and this version has not").lower()
+    names = {name for options in refuse.OPTIONS.values() for name in options}
+    assert {name for name in names - {"strict", "strip_localities"} if name not in text} == set()
