@@ -16,6 +16,7 @@ from spanvault.collection.files import own_objects, read_files
 from spanvault.collection.layout import object_key
 from spanvault.collection.lookup import find_subdir
 from spanvault.columnar.read import read_batches, verified_file
+from spanvault.columnar.types import file_schema
 from spanvault.errors import Damaged
 from spanvault.model.manifest import DataFile, Manifest, ObjectReference
 from spanvault.model.progress import Progress, Silent
@@ -137,7 +138,7 @@ def _in_parallel(tasks: Iterable[Callable[[], None]], workers: int) -> None:
 
 
 def _count_rows(local: Path, key: str, file: DataFile, table: Table) -> int:
-    expected = {column.stored_as for column in table.data_columns}
+    expected = set(file_schema(table).names)
     rows = 0
     try:
         for batch in read_batches(local):
