@@ -1,0 +1,197 @@
+"""Schema archives of pg_dump (custom format): what is in one, as SQL per entry, and pg_restore of a choice of entries.
+
+`pg_restore --verbose --file=-` writes an archive as SQL, each entry under a header that names its id, catalog, OID,
+dependencies, type, schema and name. That is more exact than the table of contents of `--list`, whose lines run names
+with spaces together. The list still decides which headers are real: a function's body may contain the like of one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from psycopg.conninfo import make_conninfo
+
+from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres.connect import APPLICATION_NAME
+from spanvault.database.postgres.dump import connection_environment
+from spanvault.embedded.binaries import tool, tool_environment
+from spanvault.errors import Damaged, Permanent
+
+Section = Literal["pre-data", "post-data"]
+
+_HEADER = re.compile(
+    r"^--\n-- TOC entry (?P<id>\d+) \(class (?P<catalog>\d+) OID (?P<oid>\d+)\)\n"
+    r"(?:-- Dependencies: (?P<deps>[\d ]+)\n)?"
+    r"-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n"
+    r"(?:-- Data Pos: \d+\n)?--\n",
+    re.MULTILINE,
+)
+# pg_restore writes this between entries when the next one needs it; its effect lasts until it is written again.
+_ACCESS_METHOD = re.compile(r"\n*^SET default_table_access_method = (?P<method>.+);\s*\Z", re.MULTILINE)
+_LISTED = re.compile(r"^(\d+); ", re.MULTILINE)
+_NOT_SQL = re.compile(r"^\\(?:un)?restrict .*\n?|^\\connect .*\n?", re.MULTILINE)
+_TAIL = re.compile(r"(?:\n-- Completed on .*)?\s*\n--\n-- PostgreSQL database dump complete\n--\s*\Z")
+_SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_security = off;\s*\Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry: `id` names it within its archive, `depends` other entries; `sql` makes the object."""
+
+    id: int
+    section: Section
+    catalog: int
+    oid: int
+    kind: str
+    schema: str | None
+    name: str
+    depends: tuple[int, ...]
+    sql: str
+
+    @property
+    def identity(self) -> tuple[str, str | None, str]:
+        """What two archives have in common for the same object."""
+        return (self.kind, self.schema, self.name)
+
+    @property
+    def display(self) -> str:
+        """For people: `table public.orders`."""
+        return f"{self.kind.lower()} {self.schema + '.' if self.schema else ''}{self.name}"
+
+
+def read_archive(archive: Path, *, owners: bool = False) -> tuple[Entry, ...]:
+    """All entries in the order in which they are restored; with `owners` their SQL also sets the owner.
+
+    Raises Damaged when pg_restore cannot read the file.
+    """
+    sections: tuple[Section, ...] = ("pre-data", "post-data")
+    return tuple(entry for section in sections for entry in _section(archive, section, owners))
+
+
+def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
+    """Write the schema that a database has now to `archive`, in the form of a backup's schema archive.
+
+    Raises Permanent with pg_dump's reason.
+    """
+    arguments = ["--format=custom", "--schema-only", "--no-subscriptions", "--quote-all-identifiers", f"--file={archive}"]
+    _run("pg_dump", arguments, connection_environment(endpoint, database))
+
+
+def restore_entries(
+    endpoint: Endpoint,
+    database: str,
+    archive: Path,
+    entries: Sequence[Entry],
+    *,
+    section: Section,
+    jobs: int,
+    with_grants: bool,
+    purpose: str,
+) -> None:
+    """Run the SQL of these entries' section on `database`, `jobs` at a time, dependencies first.
+
+    Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`. Raises Permanent
+    with the first error that PostgreSQL reported.
+    """
+    with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
+        chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
+        chosen.flush()
+        arguments = [
+            f"--section={section}",
+            f"--use-list={chosen.name}",
+            f"--jobs={jobs}",
+            "--exit-on-error",
+            "--no-tablespaces",
+            "--no-password",
+            *([] if with_grants else ["--no-owner", "--no-privileges"]),
+            f"--dbname={make_conninfo(dbname=database)}",
+            str(archive),
+        ]
+        environment = {**connection_environment(endpoint, database), "PGAPPNAME": f"{APPLICATION_NAME} {purpose}"[:63]}
+        _run("pg_restore", arguments, environment)
+
+
+def drop_statements(archive: Path, entries: Iterable[Entry]) -> str:
+    """SQL that removes the objects of these entries, those that depend on others first; absent ones are no error."""
+    with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
+        chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
+        chosen.flush()
+        script = _run(
+            "pg_restore", ["--clean", "--if-exists", "--no-owner", "--file=-", f"--use-list={chosen.name}", str(archive)]
+        )
+    before_first_entry = re.split(r"^--\n-- Name: ", script, maxsplit=1, flags=re.MULTILINE)[0]
+    return _NOT_SQL.sub("", before_first_entry)
+
+
+def _section(archive: Path, section: Section, owners: bool) -> Iterator[Entry]:
+    create = ["--create"] if section == "pre-data" else []
+    owner = [] if owners else ["--no-owner"]
+    common = [f"--section={section}", *create, *owner, "--no-tablespaces", str(archive)]
+    missing = set(_LISTED.findall(_run("pg_restore", ["--list", *common], reading=archive)))
+    script = _run("pg_restore", ["--verbose", "--file=-", *common], reading=archive)
+    headers = []
+    for match in _HEADER.finditer(script):
+        if match["id"] in missing:
+            missing.remove(match["id"])
+            headers.append(match)
+    if missing:
+        raise Damaged(f"The schema archive cannot be understood: entry {min(missing)} is listed and not there.")
+    return _entries(script, headers, section)
+
+
+def _entries(script: str, headers: list[re.Match[str]], section: Section) -> Iterator[Entry]:
+    method = _ACCESS_METHOD.search(script[: headers[0].start()]) if headers else None
+    for position, header in enumerate(headers):
+        end = headers[position + 1].start() if position + 1 < len(headers) else len(script)
+        body = _SESSION.sub("", _TAIL.sub("", _NOT_SQL.sub("", script[header.end() : end])))
+        following = _ACCESS_METHOD.search(body)
+        statement = (body[: following.start()] if following else body).strip()
+        prefix = f"SET default_table_access_method = {method['method']};\n" if method and _has_storage(header["kind"]) else ""
+        yield Entry(
+            id=int(header["id"]),
+            section=section,
+            catalog=int(header["catalog"]),
+            oid=int(header["oid"]),
+            kind=header["kind"],
+            schema=None if header["schema"] == "-" else header["schema"],
+            name=header["name"],
+            depends=tuple(dict.fromkeys(int(number) for number in (header["deps"] or "").split())),
+            sql=prefix + statement,
+        )
+        method = following or method
+
+
+def _has_storage(kind: str) -> bool:
+    return kind in {"TABLE", "MATERIALIZED VIEW"}
+
+
+def _run(program: str, arguments: list[str], environment: dict[str, str] | None = None, reading: Path | None = None) -> str:
+    done = subprocess.run(  # noqa: S603 - our own program and arguments, no shell
+        [os.fspath(tool(program)), *arguments],
+        env=environment or tool_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode == 0:
+        return done.stdout
+    reason = _first_error(done.stderr)
+    if reading is not None:
+        raise Damaged(f"The schema archive cannot be read: {reason}.")
+    raise Permanent(f"{program} failed: {reason}.")
+
+
+def _first_error(stderr: str) -> str:
+    """pg_restore's first error with the server's DETAIL, on one line."""
+    lines = stderr.strip().splitlines()
+    first = next((position for position, line in enumerate(lines) if "error:" in line), max(len(lines) - 1, 0))
+    text = lines[first].split("error:", 1)[-1].strip() if lines else "no reason given"
+    detail = next((line.strip() for line in lines[first + 1 : first + 4] if line.startswith("DETAIL:")), "")
+    return f"{text} {detail}".strip().rstrip(".")

@@ -1,0 +1,26 @@
+"""Loading a part of a table exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from spanvault.database.postgres.copy_in import copy_batches
+from spanvault.database.postgres.quoting import qualified
+from spanvault.database.postgres.target import Connection, claim_unit, record_rows, translated
+from spanvault.model.schema import Table
+
+
+def load_unit(connection: Connection, restore_id: str, unit: str, table: Table, batches: Iterator[pa.RecordBatch]) -> int | None:
+    """Append a unit's rows and the record that they are in, in one transaction; the number of rows, or None if an
+    earlier try brought them in. `batches` is not touched then.
+
+    After any exception, or a kill, neither the rows nor the record are there.
+    """
+    with translated(f"Loading {table.qualified}"), connection.transaction():
+        if not claim_unit(connection, restore_id, unit):
+            return None
+        rows = copy_batches(connection, qualified(table.schema_name, table.name), table.data_columns, batches)
+        record_rows(connection, restore_id, unit, rows)
+    return rows

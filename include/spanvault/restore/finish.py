@@ -1,0 +1,109 @@
+"""The last step of a restore: indexes and constraints, sequences, materialized views, statistics, and the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spanvault.database.postgres.archive import Entry, read_archive, restore_entries
+from spanvault.database.postgres.finish import analyze, refresh_views, set_sequences, verify_rows
+from spanvault.database.postgres.target import (
+    Connection,
+    Record,
+    end_sessions,
+    find_record,
+    forget,
+    one_at_a_time,
+    set_state,
+    units_done,
+)
+from spanvault.errors import Refused
+from spanvault.restore.plan import DatabaseRestore, table_of
+from spanvault.restore.schema import present_in
+from spanvault.restore.work import Work, local_archive
+
+
+def finish_restore(work: Work) -> None:
+    """Complete every database of the plan, then forget the restore. Harmless to repeat at any point, also when done.
+
+    Raises Refused when a unit is missing, Damaged when a fingerprint differs, Permanent when an index or constraint
+    cannot be made.
+    """
+    for database in work.plan.databases:
+        with work.connect(database.target) as connection, one_at_a_time(connection, work.plan.id):
+            record = find_record(connection, work.plan.id)
+            if record is not None and record.state != "finished":
+                _finish(work, database, connection, record)
+    # Only when all are finished: an earlier end would make a repeated statement take a finished one for a stranger's.
+    for database in work.plan.databases:
+        with work.connect(database.target) as connection:
+            forget(connection, work.plan.id)
+
+
+def _finish(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:
+    _check_units(work, database, connection)
+    with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
+        by_id = {entry.id: entry for entry in read_archive(archive)}
+        entries = [by_id[number] for number in record.entries]
+        _post_data(work, database, connection, record, archive, entries)
+    source = work.source(database.source)
+    made = {(entry.kind, entry.schema, entry.name) for entry in entries}
+    if work.plan.loads:
+        work.progress.step(f"sequences and views of {database.target}")
+        set_sequences(connection, [one for one in source.sequences if ("SEQUENCE", one.schema_name, one.name) in made])
+        populated = {(view.schema_name, view.name) for view in source.views if view.materialized and view.populated}
+        views = [(entry.schema or "", entry.name) for entry in entries if entry.kind == "MATERIALIZED VIEW"]
+        refresh_views(connection, [view for view in views if view in populated])  # the archive has them in a working order
+        work.progress.step(f"statistics of {database.target}")
+        tables = [(entry.schema or "", entry.name) for entry in entries if entry.kind == "TABLE"]
+        analyze(connection, None if database.whole else tables)
+        _verify(work, database, connection)
+    set_state(connection, work.plan.id, "finished")
+
+
+def _check_units(work: Work, database: DatabaseRestore, connection: Connection) -> None:
+    if not work.plan.loads:
+        return
+    done = units_done(connection, work.plan.id)
+    units = [unit for batch in work.plan.batches for unit in batch.units if unit.database == database.source]
+    missing = [unit for unit in units if unit.id not in done]
+    if missing:
+        table = table_of(work.manifest, missing[0].database, missing[0].table_oid)
+        raise Refused(
+            f"{len(missing)} of {len(units)} parts are not loaded yet, among them rows of {table.qualified}; load all batches"
+            " before the restore is finished."
+        )
+
+
+def _post_data(
+    work: Work, database: DatabaseRestore, connection: Connection, record: Record, archive: Path, entries: Sequence[Entry]
+) -> None:
+    wanted = [entry for entry in entries if entry.section == "post-data"]
+    work.progress.step(f"indexes and constraints of {database.target}", total_units=len(wanted))
+    if record.state == "finishing":  # an earlier try made some of them
+        end_sessions(connection, work.finishing)
+        present = present_in(work, database.target)
+        wanted = [entry for entry in wanted if entry.identity not in present]
+    set_state(connection, work.plan.id, "finishing")
+    if wanted:
+        restore_entries(
+            work.cluster.primary,
+            database.target,
+            archive,
+            wanted,
+            section="post-data",
+            jobs=work.plan.request.options.workers,
+            with_grants=work.plan.grants,
+            purpose=work.finishing,
+        )
+
+
+def _verify(work: Work, database: DatabaseRestore, connection: Connection) -> None:
+    if not work.plan.request.options.verify_fingerprint:
+        return
+    work.progress.step(f"fingerprints of {database.target}", total_units=len(database.tables))
+    wanted = set(database.tables)
+    for one in work.source(database.source).tables:
+        if one.oid in wanted and one.fingerprint is not None:
+            verify_rows(connection, table_of(work.manifest, database.source, one.oid), one.fingerprint)
+            work.progress.advance(units=1)

@@ -1,0 +1,307 @@
+"""What a restore will do, and what it refuses. Pure: manifest, file list and schema archives in, plan out.
+
+The same collection, backup and request give the same plan in any process: steps hand each other nothing but names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from spanvault.database.postgres.archive import Entry
+from spanvault.errors import BadInput, NotFound
+from spanvault.merge.table import units_of
+from spanvault.model.base import Value
+from spanvault.model.cut import format_time
+from spanvault.model.manifest import DataFile, Manifest, ManifestDatabase
+from spanvault.model.request import RestoreRequest
+from spanvault.model.schema import Table
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
+from spanvault.restore.selective import RELATIONS, Selection, select, select_all
+
+Archives = Callable[[str], Sequence[Entry]]
+Chooser = Callable[[Entry], bool]
+
+MIN_BATCH_BYTES = 1 << 20
+MAX_BATCH_BYTES = 64 << 20
+MAX_BATCHES = 512
+
+_ROOT = re.compile(r"\)\s*PARTITION BY [^;]*;\s*\Z")
+
+
+class LoadUnit(Value):
+    """What one transaction loads. `database` is the name in the backup, `bytes` of files, `rows` an upper bound."""
+
+    database: str
+    table_oid: int
+    unit: str
+    bytes: int
+    rows: int
+
+    @property
+    def id(self) -> str:
+        """The name under which the target remembers that it has this unit."""
+        return f"{self.database}:{self.table_oid}:{self.unit}"
+
+
+class LoadBatch(Value):
+    """What one task loads, in order. `label` is for people: which tables."""
+
+    index: int
+    label: str
+    units: tuple[LoadUnit, ...]
+    bytes: int
+    rows: int
+
+
+class DatabaseRestore(Value):
+    """One database of a restore. `whole`: it is made from nothing; else objects are added to an existing one.
+    `tables` are the OIDs of tables whose rows are restored."""
+
+    source: str
+    target: str
+    whole: bool
+    tables: tuple[int, ...]
+
+
+class RestorePlan(Value):
+    """`id` names this restore in its target; `request` has the backup's own path in place of LATEST, and its end."""
+
+    id: str
+    subdir: str
+    number: int
+    request: RestoreRequest
+    databases: tuple[DatabaseRestore, ...]
+    batches: tuple[LoadBatch, ...]
+
+    @property
+    def loads(self) -> bool:
+        """Whether batches write rows; otherwise they only read and check them."""
+        return not self.request.options.schema_only
+
+    @property
+    def grants(self) -> bool:
+        """Whether owners and privileges come back."""
+        return self.request.options.grants or isinstance(self.request.target, ClusterTarget)
+
+
+def make_plan(
+    manifest: Manifest, files: Iterable[DataFile], request: RestoreRequest, archives: Archives, connected_to: str
+) -> RestorePlan:
+    """The plan. `archives` gives the entries of a database's schema archive (asked only for schemas and tables);
+    `connected_to` is the database that names without one mean.
+
+    Raises BadInput or NotFound with the reason why the backup cannot serve the request.
+    """
+    check_options(request)
+    pinned = request.model_copy(update={"subdir": manifest.subdir, "as_of": manifest.end.time})
+    databases = tuple(_databases(manifest, request, archives, connected_to))
+    options = request.options
+    reads = not options.schema_only or options.verify_backup_table_data
+    units = tuple(_units(manifest, databases, files)) if reads else ()
+    return RestorePlan(
+        id=_restore_id(manifest, pinned),
+        subdir=manifest.subdir,
+        number=manifest.number,
+        request=pinned,
+        databases=databases,
+        batches=_batches(manifest, units, options.workers),
+    )
+
+
+def check_options(request: RestoreRequest) -> None:
+    """Raises BadInput for options that do not go together or not with the target."""
+    options, target = request.options, request.target
+    if options.verify_backup_table_data and not options.schema_only:
+        raise BadInput("To set the verify_backup_table_data option, the schema_only option must be set.")
+    if options.verify_fingerprint and options.schema_only:
+        raise BadInput("verify_fingerprint compares rows, so it cannot be used with schema_only.")
+    if options.new_db_name is not None and not (isinstance(target, DatabaseTarget) and len(target.names) == 1):
+        raise BadInput("new_db_name can only be used for RESTORE DATABASE with a single target database.")
+    if options.into_db is not None and not isinstance(target, SchemaTarget | TableTarget):
+        raise BadInput("into_db can only be used for RESTORE TABLE and RESTORE SCHEMA; use new_db_name for a database.")
+
+
+def selection(
+    manifest: Manifest, request: RestoreRequest, source: str, entries: Sequence[Entry], *, grants: bool, connected_to: str
+) -> Selection:
+    """The archive entries that the request takes of the database `source`."""
+    if isinstance(request.target, ClusterTarget | DatabaseTarget):
+        return select_all(entries, grants=grants)
+    return select(entries, _chooser(manifest, request.target, source, connected_to), grants=grants)
+
+
+def _databases(manifest: Manifest, request: RestoreRequest, archives: Archives, connected_to: str) -> Iterator[DatabaseRestore]:
+    target = request.target
+    if isinstance(target, ClusterTarget):
+        if not isinstance(manifest.request.target, ClusterTarget):
+            raise BadInput(
+                f"The backup {manifest.subdir} is not of a whole cluster, so a cluster cannot be restored from it; it holds"
+                f" {_names(manifest)}. Name what to restore: RESTORE DATABASE ... or RESTORE TABLE ..."
+            )
+        yield from (_whole(one, one.database.name) for one in manifest.databases)
+    elif isinstance(target, DatabaseTarget):
+        for name in target.names:
+            yield _whole(_backed_up_whole(manifest, name), request.options.new_db_name or name)
+    else:
+        yield from _partial(manifest, request, target, archives, connected_to)
+
+
+def _whole(database: ManifestDatabase, target: str) -> DatabaseRestore:
+    oids = tuple(table.oid for table in database.tables)
+    return DatabaseRestore(source=database.database.name, target=target, whole=True, tables=oids)
+
+
+def _backed_up_whole(manifest: Manifest, name: str) -> ManifestDatabase:
+    found = manifest.database(name)
+    if found is None:
+        raise NotFound(f"The backup {manifest.subdir} has no database {name!r}; it holds {_names(manifest)}.")
+    taken = manifest.request.target
+    if not (isinstance(taken, ClusterTarget) or (isinstance(taken, DatabaseTarget) and name in taken.names)):
+        raise BadInput(
+            f"The backup {manifest.subdir} holds only a part of the database {name!r}, so the database cannot be restored"
+            " from it; restore schemas or tables of it into an existing database."
+        )
+    return found
+
+
+def _partial(
+    manifest: Manifest, request: RestoreRequest, target: SchemaTarget | TableTarget, archives: Archives, connected_to: str
+) -> Iterator[DatabaseRestore]:
+    patterns = _patterns(target)
+    sources = list(dict.fromkeys(_source(manifest, pattern.database, connected_to) for pattern in patterns))
+    if request.options.into_db is not None and len(sources) > 1:
+        raise BadInput(f"into_db takes tables of one database, and {', '.join(sources)} are named; restore them one by one.")
+    for source in sources:
+        entries = archives(source)
+        database = manifest.database(source)
+        assert database is not None  # noqa: S101 - _source found it
+        for pattern in patterns:
+            if _source(manifest, pattern.database, connected_to) == source:
+                _check_pattern(manifest, database, pattern, entries, whole_schema=isinstance(target, SchemaTarget))
+        chosen = select(entries, _chooser(manifest, target, source, connected_to), grants=False).entries
+        tables = tuple(_tables_with_rows(database, chosen, manifest.subdir))
+        into = request.options.into_db or source
+        yield DatabaseRestore(source=source, target=into, whole=False, tables=tables)
+
+
+def _patterns(target: SchemaTarget | TableTarget) -> tuple[TablePattern, ...]:
+    if isinstance(target, TableTarget):
+        return target.patterns
+    return tuple(TablePattern(database=database, schema_name=schema) for database, schema in target.names)
+
+
+def _source(manifest: Manifest, database: str | None, connected_to: str) -> str:
+    names = [one.database.name for one in manifest.databases]
+    if database is None:
+        database = names[0] if len(names) == 1 else connected_to
+    if database not in names:
+        raise NotFound(f"The backup {manifest.subdir} has no database {database!r}; it holds {', '.join(names)}.")
+    return database
+
+
+def _chooser(manifest: Manifest, target: SchemaTarget | TableTarget, source: str, connected_to: str) -> Chooser:
+    patterns = [one for one in _patterns(target) if _source(manifest, one.database, connected_to) == source]
+    schemas = {pattern.schema_name for pattern in patterns if pattern.name is None}
+    relations = {(pattern.schema_name, pattern.name) for pattern in patterns}
+    if isinstance(target, SchemaTarget):
+        return lambda entry: entry.schema in schemas or (entry.kind == "SCHEMA" and entry.name in schemas)
+    return lambda entry: entry.kind in RELATIONS and (entry.schema in schemas or (entry.schema, entry.name) in relations)
+
+
+def _check_pattern(
+    manifest: Manifest, database: ManifestDatabase, pattern: TablePattern, entries: Sequence[Entry], *, whole_schema: bool
+) -> None:
+    where = f"the database {database.database.name!r} in the backup {manifest.subdir}"
+    schema = pattern.schema_name
+    if pattern.name is not None:
+        if not any(entry.kind in RELATIONS and (entry.schema, entry.name) == (schema, pattern.name) for entry in entries):
+            raise NotFound(f"There is no table or view {schema}.{pattern.name} in {where}.")
+        return
+    if schema != "public" and not any(entry.kind == "SCHEMA" and entry.name == schema for entry in entries):
+        raise NotFound(f"There is no schema {schema!r} in {where}.")
+    taken = manifest.request.target
+    covers = isinstance(taken, ClusterTarget | DatabaseTarget) or (
+        isinstance(taken, SchemaTarget) and any(name == schema for _, name in taken.names)
+    )
+    if whole_schema and not covers:
+        raise BadInput(f"The schema {schema!r} was not backed up whole in {where}; restore tables of it.")
+
+
+def _tables_with_rows(database: ManifestDatabase, chosen: Iterable[Entry], subdir: str) -> Iterator[int]:
+    held = {table.oid for table in database.tables}
+    for entry in chosen:
+        if entry.kind != "TABLE":
+            continue
+        if entry.oid in held:
+            yield entry.oid
+        elif not (_ROOT.search(entry.sql) or "CREATE UNLOGGED TABLE" in entry.sql):
+            raise NotFound(f"The backup {subdir} does not hold the rows of {entry.display}; it was not among what was backed up.")
+
+
+def _units(manifest: Manifest, databases: Sequence[DatabaseRestore], files: Iterable[DataFile]) -> Iterator[LoadUnit]:
+    wanted = {(database.source, oid) for database in databases for oid in database.tables}
+    by_table: defaultdict[tuple[str, int], list[DataFile]] = defaultdict(list)
+    for file in files:
+        if (file.database, file.table_oid) in wanted:
+            by_table[file.database, file.table_oid].append(file)
+    # The largest tables first: their last batches should not be what everybody waits for.
+    size = {key: sum(file.bytes for file in own) for key, own in by_table.items()}
+    for database, oid in sorted(by_table, key=lambda key: (-size[key], key)):
+        for unit in units_of(by_table[database, oid]):
+            yield LoadUnit(database=database, table_oid=oid, unit=unit.id, bytes=unit.bytes, rows=unit.rows)
+
+
+def _batches(manifest: Manifest, units: Sequence[LoadUnit], workers: int) -> tuple[LoadBatch, ...]:
+    total = sum(unit.bytes for unit in units)
+    aim = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, total // (4 * workers)), total // MAX_BATCHES)
+    groups: list[list[LoadUnit]] = []
+    filled = aim
+    for unit in units:
+        if filled >= aim:
+            groups.append([])
+            filled = 0
+        groups[-1].append(unit)
+        filled += unit.bytes
+    return tuple(
+        LoadBatch(
+            index=index,
+            label=_label(manifest, group),
+            units=tuple(group),
+            bytes=sum(unit.bytes for unit in group),
+            rows=sum(unit.rows for unit in group),
+        )
+        for index, group in enumerate(groups)
+    )
+
+
+def _label(manifest: Manifest, units: Sequence[LoadUnit]) -> str:
+    names = list(dict.fromkeys(table_of(manifest, unit.database, unit.table_oid).qualified for unit in units))
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def table_of(manifest: Manifest, database: str, oid: int) -> Table:
+    """The table's shape at the cut. Raises NotFound: the file list and the manifest do not fit."""
+    found = manifest.database(database)
+    table = found.database.table(oid) if found else None
+    if table is None:
+        raise NotFound(f"The backup {manifest.subdir} does not describe the table with OID {oid} of database {database!r}.")
+    return table
+
+
+def _restore_id(manifest: Manifest, pinned: RestoreRequest) -> str:
+    """Equal for what continues an unfinished restore: the same data of the same backup, to the same place. Where the
+    collection lies, and how hard to work, may differ."""
+    options = pinned.options
+    what = [
+        manifest.collection_id, manifest.subdir, manifest.number, pinned.target.model_dump(mode="json"),
+        options.new_db_name, options.into_db, options.schema_only, options.grants,
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _names(manifest: Manifest) -> str:
+    return ", ".join(f"{one.database.name} as of {format_time(manifest.end.time)}" for one in manifest.databases)
