@@ -125,10 +125,9 @@ class FaultyStorage:
 
     @contextmanager
     def open_write(self, key: str) -> Iterator[Writer]:
-        with self._points("open_write", key):
-            with self._storage.open_write(key) as writer:
-                yield _FaultyWriter(writer, self._faults, key)
-                self._faults.reach("storage.open_write.publish", key)
+        with self._points("open_write", key), self._storage.open_write(key) as writer:
+            yield _FaultyWriter(writer, self._faults, key)
+            self._faults.reach("storage.open_write.publish", key)
 
     def get(self, key: str) -> bytes:
         with self._points("get", key):

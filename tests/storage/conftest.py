@@ -1,0 +1,59 @@
+"""The backends that the contract's tests run on, each with a fresh root."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from spanvault.config.connections import EnvironmentConnections
+from spanvault.config.settings import Settings
+from spanvault.embedded.seaweed import SeaweedServer
+from spanvault.storage.base import Storage
+from spanvault.storage.registry import open_storage
+from tests.kit.tcp_proxy import TcpProxy
+
+OpenStorage = Callable[..., Storage]
+BUCKET = "contract"
+
+
+@pytest.fixture
+def opened() -> OpenStorage:
+    """Opens a URI, with settings as keywords."""
+
+    def opened(uri: str, connections: dict[str, str] | None = None, **settings: object) -> Storage:
+        known = Settings.model_validate(settings)
+        return open_storage(uri, settings=known, connections=EnvironmentConnections(connections or {}))
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def bucket(seaweed: SeaweedServer) -> str:
+    """A bucket for all tests; each takes a path of its own in it."""
+    seaweed.create_bucket(BUCKET)
+    return BUCKET
+
+
+@pytest.fixture(params=["file", "s3"])
+def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty place on each backend."""
+    if request.param == "file":
+        return f"file://{tmp_path}/backups"
+    seaweed: SeaweedServer = request.getfixturevalue("seaweed")
+    return seaweed.uri(request.getfixturevalue("bucket"), f"{uuid.uuid4()}/backups")
+
+
+@pytest.fixture
+def storage(storage_uri: str, opened: OpenStorage) -> Storage:
+    """An empty Storage on each backend."""
+    return opened(storage_uri)
+
+
+@pytest.fixture
+def proxy(seaweed: SeaweedServer) -> Iterator[TcpProxy]:
+    """A proxy before the S3 server whose connections tests break."""
+    with TcpProxy(seaweed.port) as proxy:
+        yield proxy
