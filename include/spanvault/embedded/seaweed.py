@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 import signal
@@ -106,15 +105,19 @@ class SeaweedServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
-        identities = self.directory / "identities.json"
-        _write_identities(identities, self.access_key, self.secret_key)
         self._port, *others = self._ports = [self._port or free_ports(1)[0], *free_ports(7)]
         self._process = ServerProcess.launch(
-            [_weed(), *_arguments(data, identities, self._port, others)],
+            [_weed(), *_arguments(data, self._port, others)],
             directory=self.directory,
             log=self.log,
-            # One volume per bucket at a time and not seven: a volume is a file, and buckets here are many and small.
-            environment={**tool_environment(), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},
+            environment={
+                **tool_environment(),
+                # Its one identity, an administrator.
+                "AWS_ACCESS_KEY_ID": self.access_key,
+                "AWS_SECRET_ACCESS_KEY": self.secret_key,
+                # One volume per bucket at a time and not seven: a volume is a file, and buckets here are many and small.
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
+            },
             guard_signal=signal.SIGKILL,
         )
         self._wait_until_it_stores(timeout)
@@ -177,7 +180,7 @@ def _weed() -> Path:
     return Path(found)
 
 
-def _arguments(data: Path, identities: Path, port: int, others: list[int]) -> list[str]:
+def _arguments(data: Path, port: int, others: list[int]) -> list[str]:
     master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3_grpc = others
     return [
         "server",
@@ -197,18 +200,7 @@ def _arguments(data: Path, identities: Path, port: int, others: list[int]) -> li
         "-s3",
         f"-s3.port={port}",
         f"-s3.port.grpc={s3_grpc}",
-        f"-s3.config={identities}",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
     ]
-
-
-def _write_identities(file: Path, access_key: str, secret_key: str) -> None:
-    identity = {
-        "name": "admin",
-        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    file.touch(mode=0o600)
-    file.write_text(json.dumps({"identities": [identity]}))
