@@ -68,7 +68,8 @@ class DatabaseRestore(Value):
 
 
 class RestorePlan(Value):
-    """`id` names this restore in its target; `request` has the backup's own path in place of LATEST, and its end."""
+    """`id` names this restore in its target, `rows` are those at the cut. `request` has the backup's own path in place of
+    LATEST, and its end."""
 
     id: str
     subdir: str
@@ -76,6 +77,7 @@ class RestorePlan(Value):
     request: RestoreRequest
     databases: tuple[DatabaseRestore, ...]
     batches: tuple[LoadBatch, ...]
+    rows: int
 
     @property
     def loads(self) -> bool:
@@ -109,6 +111,7 @@ def make_plan(
         request=pinned,
         databases=databases,
         batches=_batches(manifest, units, options.workers),
+        rows=_rows(manifest, databases),
     )
 
 
@@ -276,6 +279,11 @@ def _batches(manifest: Manifest, units: Sequence[LoadUnit], workers: int) -> tup
         )
         for index, group in enumerate(groups)
     )
+
+
+def _rows(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> int:
+    wanted = {(database.source, oid) for database in databases for oid in database.tables}
+    return sum(table.rows for one in manifest.databases for table in one.tables if (one.database.name, table.oid) in wanted)
 
 
 def _label(manifest: Manifest, units: Sequence[LoadUnit]) -> str:

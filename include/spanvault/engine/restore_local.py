@@ -1,0 +1,89 @@
+"""Running a restore here and now, with worker processes instead of Airflow's tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+from spanvault.config.clusters import Cluster
+from spanvault.config.connections import ConnectionResolver
+from spanvault.config.settings import Settings
+from spanvault.engine.context import Context
+from spanvault.engine.restore_steps import abandon_restore, finish_restore, load_batch, plan_restore, restore_schema
+from spanvault.errors import Retryable, SpanvaultError
+from spanvault.model.request import RestoreRequest
+from spanvault.model.result import Result
+from spanvault.restore.load import LoadSummary
+from spanvault.restore.plan import RestorePlan
+
+RESTORE_COLUMNS = ("path", "status", "databases", "tables", "rows", "bytes")
+
+
+def run_restore(
+    context: Context, cluster: Cluster, request: RestoreRequest, *, dry_run: bool = False, processes: bool = True
+) -> Result:
+    """Restore from plan to end; one row that says what came back. An unfinished run of the same request is continued.
+
+    With `dry_run` nothing is written: the row says what would come back. With `processes` batches are loaded by `workers`
+    processes, else one after another in this one. A failure keeps what was restored, or with `on_failure = 'clean'`
+    removes it.
+    """
+    plan = plan_restore(context, cluster, request)
+    if dry_run:
+        return _result(plan, "planned")
+    try:
+        restore_schema(context, cluster, plan.request)
+        _load(context, cluster, plan, processes=processes)
+        finish_restore(context, cluster, plan.request)
+    except SpanvaultError:
+        if request.options.on_failure == "clean":
+            context.progress.note("The restore failed; what it made is removed.")
+            abandon_restore(context, cluster, plan.request)
+        raise
+    return _result(plan, "succeeded")
+
+
+def _load(context: Context, cluster: Cluster, plan: RestorePlan, *, processes: bool) -> None:
+    units = sum(len(batch.units) for batch in plan.batches)
+    context.progress.step("load" if plan.loads else "verify", sum(batch.bytes for batch in plan.batches), units)
+    if processes and len(plan.batches) > 1 and plan.request.options.workers > 1:
+        _load_in_processes(context, cluster, plan)
+    else:
+        for batch in plan.batches:
+            load_batch(context, cluster, plan.request, batch.index)
+    context.reached("restore.after_load")
+
+
+def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) -> None:
+    """Load all batches; the first failure stops what has not begun and is raised."""
+    # Spawned, not forked: threads of Arrow do not survive a fork.
+    method = multiprocessing.get_context("spawn")
+    workers = min(plan.request.options.workers, len(plan.batches))
+    with ProcessPoolExecutor(workers, mp_context=method) as pool:
+        futures: dict[Future[LoadSummary], int] = {
+            pool.submit(_work, context.settings, context.connections, cluster, plan.request, batch.index): batch.index
+            for batch in plan.batches
+        }
+        try:
+            for future in as_completed(futures):
+                summary = future.result()
+                batch = plan.batches[futures[future]]
+                context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
+        except BrokenProcessPool:
+            raise Retryable("A worker process was killed; the same statement continues from what is restored.") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(
+    settings: Settings, connections: ConnectionResolver, cluster: Cluster, request: RestoreRequest, index: int
+) -> LoadSummary:
+    return load_batch(Context(settings=settings, connections=connections), cluster, request, index)
+
+
+def _result(plan: RestorePlan, status: str) -> Result:
+    databases = ", ".join(database.target for database in plan.databases)
+    tables = sum(len(database.tables) for database in plan.databases)
+    rows, bytes_ = (plan.rows, sum(batch.bytes for batch in plan.batches)) if plan.loads else (0, 0)
+    return Result(columns=RESTORE_COLUMNS, rows=((plan.subdir, status, databases, tables, rows, bytes_),))
