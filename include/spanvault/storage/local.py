@@ -185,26 +185,19 @@ class LocalStorage:
     def _publish(self, temporary: Path, key: str, *, create_only: bool) -> None:
         target = self._path(key)
         for _ in range(_FOLDER_ATTEMPTS):
-            self._make_folder(target.parent)
             try:
+                self._make_folder(target.parent)
                 if create_only:
-                    target.hardlink_to(temporary)
+                    _link(temporary, target)
                 else:
                     temporary.replace(target)
-                break
-            except FileExistsError:
-                # NFS repeats a call whose answer was lost: then the link that is there is ours.
-                _flush_folder(target.parent)
-                if not target.samefile(temporary):
-                    raise
-                break
             except FileNotFoundError:
                 self._durable_folders.clear()
                 if not temporary.exists():
                     raise Retryable(f"The temporary file of {key!r} in {self._display_uri} was removed while written.") from None
-        else:
-            raise Retryable(f"The folder of {key!r} in {self._display_uri} is deleted again and again.")
-        _flush_folder(target.parent)
+            else:
+                return _flush_folder(target.parent)
+        raise Retryable(f"The folder of {key!r} in {self._display_uri} is deleted again and again.")
 
     def _make_folder(self, folder: Path) -> None:
         """Create the folder and its parents, each durably: also those whose creator may have died before its flush."""
@@ -252,8 +245,22 @@ def _flush(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def _link(temporary: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        _flush_folder(target.parent)  # Whoever is told of the other's object may build upon it.
+        # NFS repeats a call whose answer was lost: then the link that is there is ours.
+        if not target.samefile(temporary):
+            raise
+
+
 def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make the names in a folder durable. One that has gone since then had its last object deleted."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -1,0 +1,140 @@
+"""Settings from the environment, and the places they allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spanvault.config.settings import Settings
+from spanvault.errors import BadInput, Refused
+from spanvault.model.uri import StorageUri
+
+KEYS = "AWS_ACCESS_KEY_ID=k&AWS_SECRET_ACCESS_KEY=hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SPANVAULT_{name.upper()}", raising=False)
+
+
+def allowed(*prefixes: str, **settings: object) -> Settings:
+    return Settings.model_validate({"allowed_destinations": prefixes, **settings})
+
+
+def check(settings: Settings, uri: str) -> None:
+    settings.check_destination(StorageUri.parse(uri))
+
+
+def test_every_knob_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPANVAULT_EXTERNAL_IO_DIR", str(tmp_path))
+    monkeypatch.setenv("SPANVAULT_ALLOWED_DESTINATIONS", "s3://a1/b, file:///c\n nodelocal://self/")
+    monkeypatch.setenv("SPANVAULT_STORAGE_READ_TIMEOUT", "2.5")
+    monkeypatch.setenv("SPANVAULT_STORAGE_UPLOAD_MEMORY", "64MiB")
+    monkeypatch.setenv("SPANVAULT_SCRATCH_DIR", "")
+    settings = Settings.load()
+    assert settings.external_io_dir == tmp_path
+    assert settings.allowed_destinations == ("s3://a1/b", "file:///c", "nodelocal://self/")
+    assert settings.storage_read_timeout == 2.5
+    assert settings.storage_upload_memory == 64 << 20
+    assert settings.scratch_dir is None
+
+
+def test_paths_do_not_follow_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = Settings.model_validate({"clusters_file": "clusters.yaml"})
+    assert settings.external_io_dir == Settings.load().external_io_dir
+    assert settings.clusters_file == Path.cwd() / "clusters.yaml"
+    assert Settings.model_validate({"external_io_dir": "~/x"}).external_io_dir == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("STORAGE_ATTEMPTS", "0", "SPANVAULT_STORAGE_ATTEMPTS cannot be used: "),
+        ("STORAGE_READ_TIMEOUT", "soon", "SPANVAULT_STORAGE_READ_TIMEOUT cannot be used: "),
+        ("STORAGE_UPLOAD_MEMORY", "1MiB", "SPANVAULT_STORAGE_UPLOAD_MEMORY cannot be used: "),
+        (
+            "ALLOWED_DESTINATIONS",
+            "ftp://a/",
+            "SPANVAULT_ALLOWED_DESTINATIONS cannot be used: The storage URI has the unknown scheme",
+        ),
+        (
+            "ALLOWED_DESTINATIONS",
+            f"s3://b1/?{KEYS}",
+            "SPANVAULT_ALLOWED_DESTINATIONS cannot be used: An allowed destination takes",
+        ),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    monkeypatch.setenv(f"SPANVAULT_{name}", value)
+    with pytest.raises(BadInput) as caught:
+        Settings.load()
+    assert sentence in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_a_list_every_place_is_allowed() -> None:
+    for uri in ("file:///anywhere", f"s3://bucket/a?{KEYS}&AWS_ENDPOINT=http://host", "nodelocal://self/x"):
+        check(allowed(), uri)
+
+
+@pytest.mark.parametrize(
+    "uri", [f"s3://bucket/backups?{KEYS}", f"s3://bucket/backups/a/b?{KEYS}", "s3://bucket/backups?conn_id=x", "file:///srv/a"]
+)
+def test_what_is_below_an_entry_is_allowed(uri: str) -> None:
+    check(allowed("s3://bucket/backups/", "file:///srv"), uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://bucket/backups2?{KEYS}",
+        f"s3://bucket/?{KEYS}",
+        f"s3://bucket2/backups?{KEYS}",
+        f"s3://bucket/backups?{KEYS}&AWS_ENDPOINT=https://elsewhere.example",
+        "s3://bucket/backups?conn_id=x&AWS_ENDPOINT=https://elsewhere.example",
+        "file:///srv2",
+        "file:///",
+        "nodelocal://self/srv",
+    ],
+)
+def test_what_is_not_below_an_entry_is_refused(uri: str) -> None:
+    with pytest.raises(Refused, match="is not below any of SPANVAULT_ALLOWED_DESTINATIONS") as caught:
+        check(allowed("s3://bucket/backups/", "file:///srv"), uri)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_entry_may_name_the_endpoint() -> None:
+    settings = allowed("s3://bucket/?AWS_ENDPOINT=http://store:8333")
+    check(settings, f"s3://bucket/a?{KEYS}&AWS_ENDPOINT=http://STORE:8333/")
+    check(settings, "s3://bucket/a?conn_id=x")
+    for uri in (f"s3://bucket/a?{KEYS}", f"s3://bucket/a?{KEYS}&AWS_ENDPOINT=http://store:8334"):
+        with pytest.raises(Refused):
+            check(settings, uri)
+
+
+def test_links_are_not_a_way_around(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "alias").symlink_to(tmp_path / "srv")
+    settings = allowed(f"file://{tmp_path}/srv")
+    check(settings, f"file://{tmp_path}/alias/a")
+    with pytest.raises(Refused):
+        check(settings, f"file://{tmp_path}/srv/link/a")
+    with pytest.raises(Refused, match="leads out of SPANVAULT_EXTERNAL_IO_DIR"):
+        Settings(external_io_dir=tmp_path / "srv").local_folder(StorageUri.parse("nodelocal://self/link"))
+
+
+def test_switched_off_ways_name_the_switch() -> None:
+    with pytest.raises(Refused, match="SPANVAULT_EXTERNAL_IO_DISABLE_IMPLICIT_CREDENTIALS"):
+        check(allowed(external_io_disable_implicit_credentials=True), "s3://bucket/a?AUTH=implicit")
+    with pytest.raises(Refused, match="SPANVAULT_EXTERNAL_IO_DISABLE_HTTP"):
+        check(allowed(external_io_disable_http=True), f"s3://bucket/a?{KEYS}&AWS_ENDPOINT=http://host")
