@@ -42,12 +42,13 @@ class EnvironmentConnections:
     """Reads `AIRFLOW_CONN_<ID>` variables."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = os.environ if environment is None else environment
+        # Not os.environ itself: a resolver is sent to worker processes, which have an environment of their own.
+        self._environment = environment
 
     def resolve(self, conn_id: str) -> ConnectionInfo:
         """The connection. Raises NotFound when the variable is not set, BadInput when it cannot be read."""
         variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        text = self._environment.get(variable)
+        text = (os.environ if self._environment is None else self._environment).get(variable)
         if not text:
             raise NotFound(f"There is no connection {conn_id!r}: set {variable} or add it in Airflow.")
         return _from_json(conn_id, text, variable) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
