@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +15,17 @@ RUN_AFTER = "2026-11-22T14:30:00+00:00"
 
 
 @pytest.fixture
-def source(database: TestDatabase, site: AirflowSite) -> Iterator[TestDatabase]:
+def source(
+    database: TestDatabase, site: AirflowSite, source_connection: Callable[[TestDatabase], dict[str, str]]
+) -> TestDatabase:
     """A small shop, reachable by the Connection that clusters.yaml names."""
     database.execute(
         "create table orders (id int primary key, customer text not null, amount numeric(12,2));"
         "insert into orders select i, 'customer ' || i, i * 1.25 from generate_series(1, 5000) i;"
         "create table notes (note text); insert into notes values ('no key'), (null)"
     )
-    site.variables = {
-        "AIRFLOW_CONN_SPANVAULT_SOURCE": json.dumps({
-            "conn_type": "postgres",
-            "host": "127.0.0.1",
-            "port": database.server.port,
-            "login": "postgres",
-            "password": "not asked for",
-            "schema": database.name,
-        })
-    }
+    site.variables = source_connection(database)
     return database
-
-
-def listing(folder: Path) -> dict[str, str]:
-    """Every file below `folder` with its digest."""
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
 
 
 def states(answer: dict[str, Any]) -> dict[str, set[str]]:
@@ -54,7 +36,9 @@ def states(answer: dict[str, Any]) -> dict[str, set[str]]:
     return found
 
 
-def test_full_backup_then_again_then_restore(site: AirflowSite, source: TestDatabase, tmp_path: Path) -> None:
+def test_full_backup_then_again_then_restore(
+    site: AirflowSite, source: TestDatabase, tmp_path: Path, listing: Callable[[Path], dict[str, str]]
+) -> None:
     into = f"file://{tmp_path}/collection"
     conf = {"into": into, "scope": "database", "names": [source.name], "fingerprint": True, "validate": "checksums"}
     first = site.dag_test("full_backup", conf, run_after=RUN_AFTER)
