@@ -5,6 +5,7 @@ Docker's part is played by this test: names of services become addresses on 127.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ def wait_for(look: Callable[[], object], what: str, timeout: float) -> object:
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, f"{what} did not come within {timeout:g} s"
-        time.sleep(0.1)
+        time.sleep(0.5)
     return found
 
 
@@ -74,11 +75,10 @@ def run_service(
     running: list[ServerProcess] = []
 
     def run(service: str) -> ServerProcess:
-        environment = environment_of(service)
-        for name, value in environment.items():
-            for there, here in docker.items():
-                value = value.replace(there, here)
-            environment[name] = value
+        text = json.dumps(environment_of(service))
+        for there, here in docker.items():
+            text = text.replace(json.dumps(there)[1:-1], json.dumps(here)[1:-1])
+        environment = json.loads(text)
         folder = tmp_path / service
         folder.mkdir()
         program, *arguments = compose()["services"][service]["command"]
@@ -101,7 +101,7 @@ def test_the_services_run_together_and_a_triggered_backup_reaches_the_bucket(
     init = run("init")
     wait_for(lambda: not init.is_running(), "the migration's end", timeout=180)
     services = {name: run(name) for name in AIRFLOW_SERVICES if name != "init"}
-    with httpx.Client(base_url=address, timeout=30) as api:
+    with httpx.Client(base_url=address, timeout=120) as api:
 
         def healthy() -> bool:
             for name, process in services.items():
