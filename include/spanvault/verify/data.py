@@ -22,6 +22,7 @@ from spanvault.model.manifest import DataFile, Manifest, ObjectReference
 from spanvault.model.progress import Progress, Silent
 from spanvault.model.schema import SYSTEM_COLUMNS, Table
 from spanvault.storage.base import Storage
+from spanvault.verify.files import object_count
 from spanvault.verify.result import Findings, VerificationResult
 
 TableKey = tuple[str, int]
@@ -88,7 +89,7 @@ class _Layer:
 
 def _check_layer(layer: _Layer, workers: int) -> None:
     manifest = layer.manifest
-    layer.progress.step("verify data", total_bytes=manifest.totals.file_bytes, total_units=manifest.totals.files)
+    layer.progress.step("verify data", total_bytes=_total_bytes(manifest), total_units=object_count(manifest))
     rows: Counter[TableKey] = Counter()
     changed: set[TableKey] = set()
     count = size = 0
@@ -111,6 +112,10 @@ def _check_layer(layer: _Layer, workers: int) -> None:
             f" {manifest.totals.files} of {manifest.totals.file_bytes}."
         )
     _compare_rows(layer, rows, changed)
+
+
+def _total_bytes(manifest: Manifest) -> int:
+    return manifest.totals.file_bytes + sum(reference.bytes for reference in own_objects(manifest))
 
 
 def _compare_rows(layer: _Layer, rows: Counter[TableKey], changed: set[TableKey]) -> None:

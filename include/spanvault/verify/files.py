@@ -30,7 +30,7 @@ def check_files(storage: Storage, subdir: str = "LATEST", *, progress: Progress 
 
 def check_objects(storage: Storage, manifests: Sequence[Manifest], findings: Findings, progress: Progress) -> None:
     """Tell `findings` what is missing or has another size, over all these layers."""
-    progress.step("check files", total_units=sum(manifest.totals.files for manifest in manifests))
+    progress.step("check files", total_units=sum(map(object_count, manifests)))
     for manifest in manifests:
         with findings.guard():
             try:
@@ -39,6 +39,11 @@ def check_objects(storage: Storage, manifests: Sequence[Manifest], findings: Fin
                 # The file list itself is gone or damaged: say what can still be said of the rest, then that.
                 _compare(storage, manifest, own_objects(manifest), findings, progress)
                 raise
+
+
+def object_count(manifest: Manifest) -> int:
+    """How many objects the manifest reaches."""
+    return manifest.totals.files + len(own_objects(manifest))
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -117,10 +118,12 @@ def _points_of_a_commit(folder: Path) -> int:
 
 
 def test_killed_at_any_call_a_commit_leaves_the_old_state_or_the_new_one(tmp_path: Path) -> None:
+    _, old, run = _before_a_commit(tmp_path / "original")
     points = _points_of_a_commit(tmp_path / "count")
     assert points > 10
     for nth in range(1, points + 1):
-        storage, old, run = _before_a_commit(tmp_path / str(nth))
+        shutil.copytree(tmp_path / "original", tmp_path / str(nth))
+        storage = LocalStorage(tmp_path / str(nth), "file:///backups")
         faults = Faults()
         faults.add_fault("*", nth=nth, action=KILLED)
         with pytest.raises(Killed):

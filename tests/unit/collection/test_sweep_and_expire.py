@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,13 +185,15 @@ def test_a_chain_that_cannot_be_read_neither_expires_nor_counts(storage: LocalSt
 
 
 def test_killed_anywhere_expiry_leaves_a_whole_chain_or_none(tmp_path: Path) -> None:
+    original = LocalStorage(tmp_path / "original", "file:///backups")
+    old = write_uncommitted(original, run_key="old")
+    commit(original, old.manifest)
+    kept = write_collection(original, planned_at=PLANNED_AT + timedelta(days=1), run_key="kept")
     nth = 0
     while True:
         nth += 1
+        shutil.copytree(tmp_path / "original", tmp_path / str(nth))
         storage = LocalStorage(tmp_path / str(nth), "file:///backups")
-        old = write_uncommitted(storage, run_key="old")
-        commit(storage, old.manifest)
-        kept = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="kept")
         faults = Faults()
         faults.add_fault("storage.delete.*", nth=nth, action=KILLED)
         try:

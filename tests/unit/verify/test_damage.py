@@ -51,6 +51,32 @@ def test_a_sound_backup_passes_every_level(storage: LocalStorage) -> None:
         result.require_pass()
 
 
+class _Watcher:
+    """Adds up what progress is told."""
+
+    def __init__(self) -> None:
+        self.promised = [0, 0]
+        self.done = [0, 0]
+
+    def step(self, name: str, total_bytes: int = 0, total_units: int = 0) -> None:
+        self.promised = [self.promised[0] + total_bytes, self.promised[1] + total_units]
+
+    def advance(self, *, rows: int = 0, bytes_: int = 0, units: int = 0) -> None:
+        self.done = [self.done[0] + bytes_, self.done[1] + units]
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+def test_progress_reaches_what_it_promised(storage: LocalStorage) -> None:
+    write_collection(storage)
+    files, data = _Watcher(), _Watcher()
+    check_files(storage, progress=files)
+    assert files.done[1] == files.promised[1] == 7
+    check_data(storage, workers=1, progress=data)
+    assert data.done == data.promised
+
+
 Victim = Callable[[LocalStorage, Manifest], str]
 VICTIMS: dict[str, Victim] = {
     "base": _data_key,
