@@ -23,6 +23,8 @@ _OF_RELATIONS = frozenset({"INDEX", "STATISTICS", "SEQUENCE", "TABLE ATTACH", "I
 # Entries that say something about all that they depend on.
 _ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL", "SEQUENCE OWNED BY"})
 _FOR_THE_DATABASE = frozenset({"DATABASE", "DATABASE PROPERTIES"})
+# Every database has this from birth, and only the schema's owner could say it again.
+_COMMENT_FROM_BIRTH = "COMMENT ON SCHEMA \"public\" IS 'standard public schema';"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,14 @@ def _allowed(entries: Iterable[Entry], grants: bool) -> Iterable[Entry]:
     for entry in entries:
         ours = entry.kind in PUBLICATIONS and entry.name.startswith(OUR_PREFIX)
         privileges = not grants and entry.kind in {"ACL", "DEFAULT ACL"}
-        if ours or privileges or entry.kind in _FOR_THE_DATABASE or (entry.kind in _ABOUT and refused & set(entry.depends)):
+        idle = entry.sql == _COMMENT_FROM_BIRTH
+        if (
+            ours
+            or privileges
+            or idle
+            or entry.kind in _FOR_THE_DATABASE
+            or (entry.kind in _ABOUT and refused & set(entry.depends))
+        ):
             refused.add(entry.id)
         else:
             yield entry
