@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_standby_follows_and_can_be_promoted(folder: Path) -> None:
             one(primary, "insert into a values (2)")
             target = one(primary, "select pg_current_wal_lsn()::text")
             while not one(standby, f"select pg_last_wal_replay_lsn() >= '{target}'"):
-                pass
+                time.sleep(0.02)
             assert one(standby, "select count(*) from a") == 2
             standby.promote()
             one(standby, "insert into a values (3)")
