@@ -40,7 +40,7 @@ def _read_slice(run: Run, entry: DatabaseSeal, table: Table, first_page: int, en
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         session.execute(f"SET TRANSACTION SNAPSHOT {literal(entry.snapshot.name)}")
         try:
-            live = lock_and_check(session, table)
+            live = lock_and_check(session, table, run.reached)
         except NotFound:
             live = None
         if live is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from spanvault.backup.context import Run
+from spanvault.backup.context import Run, nothing
 from spanvault.collection.layout import data_path, object_key
 from spanvault.collection.receipts import put_receipt, read_receipts
 from spanvault.database.postgres.catalog import read_tables
@@ -50,6 +51,7 @@ def export_batch(run: Run, index: int) -> BatchSummary:
         parameters = connection_parameters(run.cluster.primary, database, "export")
         with CopySession(parameters) as session:
             for span in (span for span in missing if span.database == database):
+                run.reached("export.before_span")
                 receipt = _export_span(run, session, by_name[database], span)
                 rows += receipt.file.rows if receipt else 0
                 size += receipt.file.bytes if receipt else 0
@@ -75,7 +77,7 @@ def _export_span(run: Run, session: CopySession, planned: PlannedDatabase, span:
 
 
 def _read_span(run: Run, session: CopySession, table: Table, span: Span) -> Receipt | None:
-    live = lock_and_check(session, table)
+    live = lock_and_check(session, table, run.reached)
     if live is None or live.fingerprint() != table.fingerprint():
         session.execute("ROLLBACK")
         return None
@@ -115,7 +117,7 @@ class Session(Protocol):
         """All rows."""
 
 
-def lock_and_check(session: Session, table: Table) -> Table | None:
+def lock_and_check(session: Session, table: Table, reached: Callable[[str], None] = nothing) -> Table | None:
     """Lock the table in the open transaction and return it as the transaction's snapshot shows it, None if it is gone.
 
     A snapshot that is older than a rewrite or TRUNCATE reads the table as empty, without an error. The lock keeps new
@@ -126,16 +128,22 @@ def lock_and_check(session: Session, table: Table) -> Table | None:
     tables = read_tables(session.fetch_all, [table.oid])
     if not tables:
         return None
+    reached("read.after_snapshot")
     seen = tables[0]
     name = qualified(seen.schema_name, seen.name)
     session.execute(f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
+    if not reads_live_file(session, table, name):
+        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated or renamed at this very moment.")
+    return seen
+
+
+def reads_live_file(session: Session, table: Table, name: str) -> bool:
+    """Whether the snapshot's file of the table is the live one, and `name` still means this table."""
     row = session.fetch_row(
         f"SELECT c.relfilenode::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,"
         f" pg_catalog.to_regclass({literal(name)})::oid::int8 FROM pg_catalog.pg_class c WHERE c.oid = {table.oid}"
     )
-    if row is None or row[0] != row[1] or row[2] != table.oid:
-        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated or renamed at this very moment.")
-    return seen
+    return row is not None and row[0] == row[1] and row[2] == table.oid
 
 
 def value(session: CopySession, query: str) -> Any:
@@ -161,12 +169,25 @@ def select_slice(table: Table, first_page: int = 0, end_page: int | None = None)
 
 
 def _wait_until_flushed(session: CopySession, seen: Lsn) -> None:
-    """Asynchronous commits are visible before they are durable: a receipt may only vouch for what a crash keeps."""
+    """Asynchronous commits are visible before they are durable: a receipt may only vouch for what a crash keeps.
+
+    Committing anything synchronously flushes the log up to there, long before the server's log writer would.
+    """
+    if _flushed(session) >= seen:
+        return
+    session.execute("BEGIN")
+    session.execute("SET LOCAL synchronous_commit = 'local'")
+    session.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'spanvault', 'flush')")
+    session.execute("COMMIT")
     deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
-    while Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text")) < seen:
+    while _flushed(session) < seen:
         if time.monotonic() > deadline:
             raise Busy(f"The source's log was not flushed up to {seen} within {_FLUSH_WAIT_SECONDS:g} s.")
         time.sleep(0.02)
+
+
+def _flushed(session: CopySession) -> Lsn:
+    return Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text"))
 
 
 def data_file(

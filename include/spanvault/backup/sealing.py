@@ -185,6 +185,7 @@ def open_database_seal(run: Run, planned: PlannedDatabase, receipts: Mapping[str
     run.progress.step(f"fix the cut of {name}")
     with snapshot_at_known_lsn(endpoint, name, run.wait_seconds) as snapshot:
         entry = DatabaseSeal(run, planned, snapshot, receipts)
+        run.reached("seal.before_schema")
         path = schema_dump_path(run.plan.number, planned.database.oid)
         key = object_key(run.plan.subdir, path)
         entry.schema_dump = dump_schema(endpoint, name, snapshot.name, run.storage, key, path)
