@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 from spanvault.errors import BadInput
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
@@ -13,7 +13,9 @@ Scope = Literal["cluster", "database", "schema", "table"]
 AnyTarget = ClusterTarget | DatabaseTarget | SchemaTarget | TableTarget
 SCOPES: tuple[Scope, ...] = ("cluster", "database", "schema", "table")
 
-_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s][^".]*)')
+_IDENTIFIER = r'"(?:[^"]|"")+"|[^".]+'
+_NAME = re.compile(rf"(?:{_IDENTIFIER})(?:\.(?:{_IDENTIFIER}))*")
+_PART = re.compile(r'"((?:[^"]|"")+)"|([^".]+)')
 
 
 def target_of(scope: str, names: Sequence[str] | str) -> AnyTarget:
@@ -40,23 +42,18 @@ def target_of(scope: str, names: Sequence[str] | str) -> AnyTarget:
 
 
 def _pattern(name: str) -> TablePattern:
-    parts = cast("list[str | None]", _parts(name, 3))
-    table = None if name.endswith("*") else parts[-1]
-    schema = parts[-2] if len(parts) > 1 else "public"
-    return TablePattern(database=parts[0] if len(parts) == 3 else None, schema_name=schema or "public", name=table)
+    parts = _parts(name, 3)
+    return TablePattern(
+        database=parts[0] if len(parts) == 3 else None,
+        schema_name=parts[-2] if len(parts) > 1 else "public",
+        name=None if parts[-1] == "*" else parts[-1],
+    )
 
 
 def _parts(name: str, most: int) -> list[str]:
     """The identifiers of a dotted name, quotes removed."""
-    parts: list[str] = []
-    at = 0
-    while match := _PART.match(name, at):
-        parts.append(match[1].replace('""', '"') if match[1] is not None else match[2].rstrip())
-        at = match.end()
-        if at == len(name):
-            break
-        at += 1 if name[at] == "." else len(name)
-    if at != len(name) or len(parts) > most:
+    parts = [quoted.replace('""', '"') or plain for quoted, plain in _PART.findall(name)]
+    if not _NAME.fullmatch(name) or len(parts) > most:
         form = ("database", "database.schema", "database.schema.table")[most - 1]
         raise BadInput(f"The name {name!r} cannot be read; write it as {form}, with double quotes around unusual names.")
     return parts

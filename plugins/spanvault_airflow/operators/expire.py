@@ -44,20 +44,16 @@ class ExpireBackupsOperator(SpanvaultOperator):
 
     def step(self, context: Context) -> list[str]:
         """Decide, log each decision with its reason, and delete if told to."""
-        from spanvault.collection.expire import expire
         from spanvault.collection.retention import Policy
+        from spanvault.engine.maintenance import expire_backups
         from spanvault.model.units import parse_duration
 
-        options = self.options_of(Policy, {"keep_last": self.keep_last})
-        window = str(self.window or "")
-        policy = Policy(keep_last=options.keep_last, window=parse_duration(window) if window not in {"", "None"} else None)
+        keep_last = self.options_of(Policy, {"keep_last": self.keep_last}).keep_last
+        window = parse_duration(self.window) if self.window and self.window != "None" else None
         delete = str(self.delete).lower() == "true"
-        engine = self.engine()
-        storage = engine.storage(self.collection_uri(self.collection))
-        report = expire(storage, policy, now=engine.clock(), dry_run=not delete)
-        for decision in report.decisions:
-            verb = "keep" if not decision.expire else "deleted" if delete else "would delete"
-            self.log.info("%s: %s, %s", verb, decision.chain.subdir, decision.reason)
-        for problem in report.problems:
-            self.log.warning("%s", problem)
-        return [decision.chain.subdir for decision in report.decisions if decision.expire]
+        uri = self.collection_uri(self.collection)
+        decisions = expire_backups(self.engine(), uri, keep_last=keep_last, window=window, dry_run=not delete).dicts()
+        for decision in decisions:
+            verb = "keep" if decision["decision"] == "keep" else "deleted" if delete else "would delete"
+            self.log.info("%s: %s, %s", verb, decision["path"], decision["reason"])
+        return [str(decision["path"]) for decision in decisions if decision["decision"] == "expire"]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from spanvault.model.request import BackupRequest
     from spanvault.model.span import Batch
+    from spanvault.restore.plan import LoadBatch
 
 
 NO_BATCH = -1
@@ -24,7 +25,7 @@ class BatchHandle(TypedDict):
     label: str
 
 
-def batch_handles(batches: Iterable[Batch]) -> list[BatchHandle]:
+def batch_handles(batches: Iterable[Batch | LoadBatch]) -> list[BatchHandle]:
     """One handle a batch; a single empty one where there is nothing to do, because mapping over nothing would skip the
     task, and with it everything that follows."""
     handles = [BatchHandle(index=batch.index, label=batch.label) for batch in batches]

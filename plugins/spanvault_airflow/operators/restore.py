@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from spanvault_airflow.operators.base import SpanvaultOperator
-from spanvault_airflow.operators.plan import BatchHandle, batch_handles
+from spanvault_airflow.operators.plan import NO_BATCH, BatchHandle, batch_handles
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -88,6 +88,12 @@ class _RestoreStepOperator(SpanvaultOperator):
         self.cluster = cluster
         self.plan = plan
 
+    def request(self) -> RestoreRequest:
+        """The request that the plan fixed."""
+        from spanvault.model.request import RestoreRequest
+
+        return RestoreRequest.model_validate_json(self.plan["request"])
+
 
 class RestoreSchemaOperator(_RestoreStepOperator):
     """Create what will hold the rows: databases, schemas, types, empty tables.
@@ -99,6 +105,12 @@ class RestoreSchemaOperator(_RestoreStepOperator):
     """
 
     ui_color = "#f5e9cf"
+
+    def step(self, context: Context) -> None:
+        """Create what is missing of it; objects that are not this restore's own are never touched."""
+        from spanvault.engine.restore_steps import restore_schema
+
+        restore_schema(self.engine(), self.cluster_named(self.cluster), self.request())
 
 
 class LoadBatchOperator(_RestoreStepOperator):
@@ -118,6 +130,15 @@ class LoadBatchOperator(_RestoreStepOperator):
         super().__init__(**kwargs)
         self.batch = batch
 
+    def step(self, context: Context) -> dict[str, int]:
+        """Load the units of the batch that the target does not have yet."""
+        from spanvault.engine.restore_steps import load_batch
+
+        if self.batch["index"] == NO_BATCH:
+            return {"units": 0, "skipped": 0, "rows": 0}
+        done = load_batch(self.engine(), self.cluster_named(self.cluster), self.request(), self.batch["index"])
+        return {"units": done.units, "skipped": done.skipped, "rows": done.rows}
+
 
 class FinishRestoreOperator(_RestoreStepOperator):
     """Indexes, constraints, triggers, sequences, statistics; fingerprints compared if asked.
@@ -129,3 +150,9 @@ class FinishRestoreOperator(_RestoreStepOperator):
     """
 
     ui_color = "#d5f0c9"
+
+    def step(self, context: Context) -> None:
+        """Finish; a restore that is finished already stays as it is."""
+        from spanvault.engine.restore_steps import finish_restore
+
+        finish_restore(self.engine(), self.cluster_named(self.cluster), self.request())

@@ -34,22 +34,10 @@ class ValidateBackupOperator(SpanvaultOperator):
 
     def step(self, context: Context) -> str:
         """Check; Damaged means: no retry, look at the storage."""
-        from spanvault.collection.lookup import find_subdir
-        from spanvault.errors import BadInput
-        from spanvault.verify.data import check_data
-        from spanvault.verify.files import check_files
+        from spanvault.engine.maintenance import validate_backup
+        from spanvault_airflow.schema_check import restore_schema_into_scratch
 
-        engine = self.engine()
-        storage = engine.storage(self.collection_uri(self.collection))
-        subdir = find_subdir(storage, self.subdir)
-        if self.level == "check_files":
-            result = check_files(storage, subdir, progress=engine.progress)
-        elif self.level == "checksums":
-            result = check_data(storage, subdir, scratch=engine.settings.scratch_dir, progress=engine.progress)
-        else:
-            raise BadInput(f"There is no validation level {self.level!r}; the levels are check_files, checksums and schema_only.")
-        self.log.info("%s of %s: %s, %s objects, %s bytes", self.level, subdir, result.outcome, result.objects, result.bytes)
-        for note in result.notes:
-            self.log.info("%s", note)
-        result.require_pass()
-        return subdir
+        engine, collection = self.engine(), self.collection_uri(self.collection)
+        if self.level == "schema_only":
+            return restore_schema_into_scratch(engine, collection, self.subdir)
+        return validate_backup(engine, collection, self.subdir, level=self.level)
