@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from spanvault.database.postgres.quoting import quote
 from spanvault.database.postgres.target import Connection, translated
 
-# A statement up to its semicolon, with quoted names, literals and comments passed over.
-_STATEMENT = re.compile(r"""(?:--[^\n]*+|"[^"]*+"|'[^']*+'|[^;"'-]++|-)*+;""")
+# A statement up to its semicolon, with quoted names, literals, comments and psql's own commands passed over.
+_STATEMENT = re.compile(r"""(?:--[^\n]*+|\\[^\n]*+|"[^"]*+"|'[^']*+'|[^;"'\\-]++|-)*+;""")
 _COMMENT_OR_COMMAND = re.compile(r"\A(?:\s++|--[^\n]*+\n|\\[^\n]*+\n)*+")
 _TABLESPACE = re.compile(
     r"(?:CREATE|ALTER|COMMENT ON|SECURITY LABEL .* ON) TABLESPACE |(?:GRANT|REVOKE) .* ON TABLESPACE ", re.IGNORECASE | re.DOTALL

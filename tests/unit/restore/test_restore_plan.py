@@ -1,0 +1,149 @@
+"""What a restore plans and refuses, from documents alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanvault.collection.files import read_files
+from spanvault.database.postgres.archive import Entry
+from spanvault.errors import BadInput, NotFound
+from spanvault.model.manifest import DataFile, Manifest
+from spanvault.model.request import RestoreOptions, RestoreRequest
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
+from spanvault.restore.plan import MAX_BATCH_BYTES, MAX_BATCHES, MIN_BATCH_BYTES, RestorePlan, make_plan
+from spanvault.storage.local import LocalStorage
+from tests.kit.collections import EVENTS, ORDERS, write_collection
+
+SHOP = DatabaseTarget(names=("shop",))
+ORDERS_ONLY = TableTarget(patterns=(TablePattern(database="shop", name="orders"),))
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> tuple[Manifest, list[DataFile]]:
+    """The manifest and file list of a small cluster backup."""
+    storage = LocalStorage(tmp_path, f"file://{tmp_path}")
+    manifest = write_collection(storage)
+    return manifest, list(read_files(storage, manifest.subdir, manifest.files))
+
+
+def entry(
+    number: int, kind: str, schema: str | None, name: str, oid: int = 0, sql: str = "", depends: Sequence[int] = ()
+) -> Entry:
+    return Entry(
+        id=number, section="pre-data", catalog=0, oid=oid, kind=kind, schema=schema, name=name, depends=tuple(depends), sql=sql
+    )
+
+
+ENTRIES = (
+    entry(1, "SCHEMA", None, "audit"),
+    entry(2, "TABLE", "public", "orders", ORDERS.oid),
+    entry(3, "TABLE", "audit", "events", EVENTS.oid, depends=[1]),
+    entry(4, "VIEW", "public", "open_orders", depends=[2]),
+    entry(5, "TABLE", "public", "fresh", 999, 'CREATE TABLE "public"."fresh" (\n    "a" integer\n);'),
+    entry(6, "TABLE", "public", "root", 998, 'CREATE TABLE "public"."root" (\n    "a" integer\n)\nPARTITION BY RANGE ("a");'),
+    entry(7, "TABLE", "public", "fast", 997, 'CREATE UNLOGGED TABLE "public"."fast" (\n    "a" integer\n);'),
+)
+
+
+def plan(collection: tuple[Manifest, list[DataFile]], target: Target, **options: Any) -> RestorePlan:
+    request = RestoreRequest(target=target, collection="file:///backups", options=RestoreOptions(**options))
+    return make_plan(*collection, request, lambda _: ENTRIES, "postgres")
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "reason"),
+    [
+        (SHOP, {"verify_backup_table_data": True}, "To set the verify_backup_table_data option, the schema_only option must be"),
+        (SHOP, {"verify_fingerprint": True, "schema_only": True}, "cannot be used with schema_only"),
+        (
+            ClusterTarget(),
+            {"new_db_name": "x"},
+            "new_db_name can only be used for RESTORE DATABASE with a single target database",
+        ),
+        (DatabaseTarget(names=("a", "b")), {"new_db_name": "x"}, "with a single target database"),
+        (ORDERS_ONLY, {"new_db_name": "x"}, "with a single target database"),
+        (SHOP, {"into_db": "x"}, "into_db can only be used for RESTORE TABLE and RESTORE SCHEMA"),
+        (ClusterTarget(), {"into_db": "x"}, "into_db can only be used"),
+        (DatabaseTarget(names=("nope",)), {}, "no database 'nope'; it holds shop"),
+        (TableTarget(patterns=(TablePattern(name="nope"),)), {}, r"no table or view public\.nope"),
+        (TableTarget(patterns=(TablePattern(database="x", name="orders"),)), {}, "no database 'x'"),
+        (TableTarget(patterns=(TablePattern(name="fresh"),)), {}, r"does not hold the rows of table public\.fresh"),
+        (SchemaTarget(names=(("shop", "nope"),)), {}, "no schema 'nope'"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(
+    collection: tuple[Manifest, list[DataFile]], target: Target, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises((BadInput, NotFound), match=reason):
+        plan(collection, target, **options)
+
+
+def test_a_database_under_another_name(collection: tuple[Manifest, list[DataFile]]) -> None:
+    made = plan(collection, SHOP, new_db_name="copy")
+    (database,) = made.databases
+    assert (database.source, database.target, database.whole) == ("shop", "copy", True)
+    assert set(database.tables) == {ORDERS.oid, EVENTS.oid}
+    assert made.rows == 5
+    assert made.request.subdir == collection[0].subdir
+    assert made.request.as_of == collection[0].end.time
+    assert not made.grants
+
+
+def test_every_unit_is_in_exactly_one_batch(collection: tuple[Manifest, list[DataFile]]) -> None:
+    units = [unit.id for batch in plan(collection, ClusterTarget()).batches for unit in batch.units]
+    files = [file for file in collection[1] if file.role != "change"]
+    assert len(units) == len(set(units)) == len(files) + 1  # the survivors of the change file are one
+
+
+@pytest.mark.parametrize(
+    ("target", "oids"),
+    [
+        (ORDERS_ONLY, {ORDERS.oid}),
+        (TableTarget(patterns=(TablePattern(name="open_orders"),)), set()),
+        (TableTarget(patterns=(TablePattern(name="root"), TablePattern(name="fast"))), set()),
+        (SchemaTarget(names=((None, "audit"),)), {EVENTS.oid}),
+    ],
+)
+def test_parts_load_their_tables_only(collection: tuple[Manifest, list[DataFile]], target: Target, oids: set[int]) -> None:
+    made = plan(collection, target, into_db="elsewhere")
+    assert {unit.table_oid for batch in made.batches for unit in batch.units} == oids
+    assert [(one.target, one.whole) for one in made.databases] == [("elsewhere", False)]
+
+
+def test_schema_only_has_no_batches_unless_data_are_verified(collection: tuple[Manifest, list[DataFile]]) -> None:
+    assert plan(collection, SHOP, schema_only=True).batches == ()
+    verified = plan(collection, SHOP, schema_only=True, verify_backup_table_data=True)
+    assert verified.batches
+    assert not verified.loads
+
+
+def test_a_plan_is_the_same_for_any_order_of_files(collection: tuple[Manifest, list[DataFile]]) -> None:
+    manifest, files = collection
+    assert plan((manifest, files), SHOP) == plan((manifest, files[::-1]), SHOP)
+
+
+def test_a_restore_is_the_same_for_other_workers_and_another_address_only(
+    collection: tuple[Manifest, list[DataFile]],
+) -> None:
+    one = plan(collection, SHOP)
+    assert plan(collection, SHOP, workers=7, on_failure="clean", verify_fingerprint=True).id == one.id
+    assert plan(collection, SHOP, new_db_name="copy").id != one.id
+    assert plan(collection, SHOP, schema_only=True).id != one.id
+    assert plan(collection, ClusterTarget()).id != one.id
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 1000), (400, 1 << 20), (3000, 40 << 20)])
+def test_batches_are_neither_tiny_nor_too_many(collection: tuple[Manifest, list[DataFile]], count: int, size: int) -> None:
+    manifest, files = collection
+    base = next(file for file in files if file.role == "base")
+    many = [base.model_copy(update={"path": f"000000/data/{number:05d}.parquet", "bytes": size}) for number in range(count)]
+    batches = plan((manifest, many), SHOP, workers=2).batches
+    assert len(batches) <= MAX_BATCHES + 1
+    assert sum(batch.bytes for batch in batches) == count * size
+    assert all(batch.bytes >= MIN_BATCH_BYTES for batch in batches[:-1])
+    if count * size < MAX_BATCHES * MAX_BATCH_BYTES:
+        assert all(batch.bytes <= MAX_BATCH_BYTES + size for batch in batches)
