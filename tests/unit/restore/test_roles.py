@@ -8,7 +8,7 @@ SCRIPT = r"""--
 -- PostgreSQL database cluster dump; it's long
 --
 
-\restrict abc;def
+\restrict abcdef
 
 SET default_transaction_read_only = off;
 SET standard_conforming_strings = on;
@@ -20,7 +20,7 @@ COMMENT ON ROLE "a;b" IS E'back\\slash';
 -- User Configurations; none
 GRANT "x" TO "a;b" GRANTED BY "postgres";
 
-\unrestrict abc;def
+\unrestrict abcdef
 """
 
 
