@@ -23,7 +23,8 @@ from spanvault.database.postgres import protect
 from spanvault.database.postgres.server import flush_lsn
 from spanvault.errors import Busy, SpanvaultError
 from spanvault.model.request import BackupOptions
-from tests.kit.harness import Backup
+from spanvault.storage.base import Storage
+from tests.kit.harness import Backup, Hook
 from tests.kit.servers import TestDatabase
 
 BIG = "string_agg(md5(random()::text), '') from generate_series(1, 400)"  # 12,800 incompressible bytes: TOASTed
@@ -267,11 +268,12 @@ def test_changes_during_the_export(backup: Backup, moment: str) -> None:
                 for statement in statements:
                     session.execute(statement)
 
-    backup.at = {
+    moments: dict[str, dict[str, Hook]] = {
         "before the first slice": {"plan.after_plan": write},
         "between slices": {"export.before_span": [lambda: None] * 12 + [write]},
         "after the last slice": {"export.all": write},
-    }[moment]
+    }
+    backup.at = moments[moment]
     assert_all_equal(backup, cases, HISTORIES)
     assert backup.visits["export.before_span"] > 20
 
@@ -543,8 +545,8 @@ def test_the_log_in_many_chunks(backup: Backup, monkeypatch: pytest.MonkeyPatch)
 
     original = changelog.ChangeLog.__init__
 
-    def small(self: changelog.ChangeLog, *args: object, **_: object) -> None:
-        original(self, *args, chunk_bytes=20_000)  # type: ignore[arg-type]
+    def small(self: changelog.ChangeLog, storage: Storage, subdir: str, number: int, database: str) -> None:
+        original(self, storage, subdir, number, database, 20_000)
 
     monkeypatch.setattr(changelog.ChangeLog, "__init__", small)
     fill(backup.database, 300, ", big text")

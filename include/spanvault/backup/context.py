@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from spanvault.config.clusters import Cluster
+from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
 from spanvault.model.manifest import Plan
 from spanvault.model.progress import Progress, Silent
 from spanvault.storage.base import Storage
-
-
-def nothing(name: str) -> None:
-    """The checkpoint hook of a run that nobody disturbs."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +22,6 @@ class Run:
     plan: Plan
     progress: Progress = field(default_factory=Silent)
     clock: Clock = now
-    reached: Callable[[str], None] = nothing
+    reached: Reached = pass_by
     wait_seconds: float = 60.0
     seal_tries: int = 5

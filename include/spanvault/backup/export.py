@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, Protocol
 
-from spanvault.backup.context import Run, nothing
+from spanvault.backup.context import Run
 from spanvault.collection.layout import data_path, object_key
 from spanvault.collection.receipts import put_receipt, read_receipts
 from spanvault.database.postgres.catalog import read_tables
@@ -16,6 +15,7 @@ from spanvault.database.postgres.quoting import literal, qualified, quote
 from spanvault.database.postgres.server import TIMELINE
 from spanvault.errors import Busy, NotFound, Retryable
 from spanvault.model.base import Value
+from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.cut import Lsn
 from spanvault.model.manifest import DataFile, PlannedDatabase, Receipt
 from spanvault.model.schema import Table
@@ -117,7 +117,7 @@ class Session(Protocol):
         """All rows."""
 
 
-def lock_and_check(session: Session, table: Table, reached: Callable[[str], None] = nothing) -> Table | None:
+def lock_and_check(session: Session, table: Table, reached: Reached = pass_by) -> Table | None:
     """Lock the table in the open transaction and return it as the transaction's snapshot shows it, None if it is gone.
 
     A snapshot that is older than a rewrite or TRUNCATE reads the table as empty, without an error. The lock keeps new

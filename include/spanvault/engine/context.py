@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from spanvault.backup.context import Run, nothing
+from spanvault.backup.context import Run
 from spanvault.config.clusters import Cluster, cluster_from_url, load_cluster
 from spanvault.config.connections import ConnectionResolver, EnvironmentConnections
 from spanvault.config.settings import Settings
 from spanvault.errors import BadInput
+from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
 from spanvault.model.manifest import Plan
 from spanvault.model.progress import Progress, Silent
@@ -33,7 +34,7 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     clock: Clock = now
     wrap: Callable[[Storage], Storage] = unchanged
-    reached: Callable[[str], None] = nothing
+    reached: Reached = pass_by
 
     def storage(self, uri: str) -> Storage:
         """The storage that a collection's URI names."""
