@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from tests.kit.airflow import AirflowSite
+from tests.kit.airflow import PROJECT, AirflowSite
 
 DAGS = {"full_backup", "restore", "validate_backup", "expire_backups"}
 BACKUP_CHAIN = ["plan", "export", "seal", "write_manifest", "validate", "advance_protection"]
@@ -125,3 +128,26 @@ def test_form_refuses_what_cannot_be_meant(probe: dict[str, Any], dag_id: str, f
 
 def test_expiry_is_a_dry_run_by_default(probe: dict[str, Any]) -> None:
     assert probe["dags"]["expire_backups"]["params"]["dry_run"]["value"] is True
+
+
+def test_examples_of_the_documentation_load(site: AirflowSite, tmp_path: Path) -> None:
+    text = (PROJECT / "docs/airflow.md").read_text()
+    examples = re.findall(r"<!-- executed by .*? -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        (tmp_path / f"example_{number}.py").write_text(example)
+    probe = json.loads(replace(site, dags=tmp_path).python("-m", "tests.kit.dag_probe").splitlines()[-1])
+    assert probe["import_errors"] == {}
+    assert set(probe["dags"]) == {"crm_backup", "check_crm"}
+    assert probe["dags"]["crm_backup"]["params"]["into"]["value"] == "nodelocal://self/backups/crm"
+
+
+def test_pool_of_a_cluster_is_used_where_clusters_yaml_names_one(site: AirflowSite, tmp_path: Path) -> None:
+    clusters = tmp_path / "clusters.yaml"
+    clusters.write_text("clusters: {shop: {pool: spanvault_shop, nodes: [{name: a, conn_id: shop}]}}")
+    variables = {"SPANVAULT_CLUSTERS_FILE": str(clusters), "SPANVAULT_COLLECTION_BASE": "s3://bucket/b?conn_id=s3"}
+    probe = json.loads(replace(site, variables=variables).python("-m", "tests.kit.dag_probe").splitlines()[-1])
+    backup = probe["dags"]["full_backup"]
+    assert {task["pool"] for task in backup["tasks"].values()} == {"spanvault_shop"}
+    assert backup["params"]["cluster"]["value"] == "shop"
+    assert backup["params"]["into"]["value"] == "s3://bucket/b/full?conn_id=s3"
