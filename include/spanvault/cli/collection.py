@@ -56,7 +56,7 @@ def rebuild_index(uri: UriArgument, form: FormatOption = Format.table) -> None:
 @app.command()
 def sweep(
     uri: UriArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="DURATION", help="Leave what is younger: a run may be writing it.")
     ] = "24h",

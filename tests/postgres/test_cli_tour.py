@@ -1,0 +1,103 @@
+"""The command line from a first backup to leaving no trace, on real PostgreSQL and a real folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kit.command_line import PROGRAM, answer, environment, spanvault
+from tests.kit.servers import TestDatabase, drop_database
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def shop(database: TestDatabase) -> TestDatabase:
+    """Two tables of several slices each."""
+    database.execute(
+        "create table item as select id, 'item ' || id as name from generate_series(1, 3000) id;"
+        "alter table item add primary key (id);"
+        "create table sale as select id, id % 3000 + 1 as item, now() as at from generate_series(1, 3000) id;"
+        "alter table sale add primary key (id)"
+    )
+    return database
+
+
+def test_from_backup_to_restore_and_away(shop: TestDatabase, tmp_path: Path, capsys: Captured) -> None:
+    uri, at = f"file://{tmp_path}/collection", ("--url", shop.url)
+    restored = f"{shop.name}_restored"
+    checks = answer(capsys, "cluster", "preflight", *at)
+    assert {row["status"] for row in checks} <= {"ok", "warning"}
+
+    backup = f"BACKUP DATABASE {shop.name} INTO '{uri}' WITH span_bytes = '32KiB', fingerprint"
+    (estimate,) = answer(capsys, "sql", *at, backup, "--dry-run")
+    assert estimate["tables"] == "2"
+    assert int(estimate["spans"]) > 2
+    assert not (tmp_path / "collection").exists()
+    assert answer(capsys, "protection", "list", *at) == []
+
+    (taken,) = answer(capsys, "sql", *at, backup)
+    assert (taken["status"], taken["tables"], taken["rows"]) == ("succeeded", "2", "6000")
+    assert answer(capsys, "sql", f"SHOW BACKUPS IN '{uri}'") == [{"path": taken["path"]}]
+    shown = answer(capsys, "sql", f"SHOW BACKUP LATEST IN '{uri}' WITH check_files")
+    assert {row["object_name"]: row["rows"] for row in shown if row["object_type"] == "table"} == {"item": "3000", "sale": "3000"}
+    assert all(int(row["file_bytes"]) > 0 for row in shown if row["object_type"] == "table")
+    (manifest,) = answer(capsys, "sql", f"SHOW BACKUP '{taken['path']}' IN '{uri}' WITH as_json")
+    assert json.loads(manifest["manifest"])["subdir"] == taken["path"]
+    checked = answer(capsys, "collection", "check", uri, "--level", "checksums")
+    assert {row["outcome"] for row in checked} == {"pass"}
+    assert len(answer(capsys, "collection", "rebuild-index", uri)) == 1
+    assert len(answer(capsys, "collection", "sweep", uri, "--dry-run")) == 1
+
+    try:
+        answer(
+            capsys,
+            "sql",
+            *at,
+            f"RESTORE DATABASE {shop.name} FROM LATEST IN '{uri}' WITH new_db_name = '{restored}', verify_fingerprint",
+        )
+        copy = TestDatabase(shop.server, restored)
+        for table in ("item", "sale"):
+            rows = f"select count(*), sum(hashtextextended({table}::text, 0)) from {table}"
+            assert copy.execute(rows) == shop.execute(rows)
+    finally:
+        drop_database(shop.server, restored)
+
+    (held,) = [row for row in answer(capsys, "protection", "list", *at) if row["database"] == shop.name]
+    assert [row["slot"] for row in answer(capsys, "protection", "release", *at, held["slot"])] == [held["slot"]]
+    assert held["slot"] not in {row["slot"] for row in answer(capsys, "protection", "list", *at)}
+    assert shop.execute("select count(*) from pg_publication") == [(0,)]
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatabase, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/collection"
+    # The rate makes the backup last for many seconds after its first receipt.
+    statement = f"BACKUP DATABASE {shop.name} INTO '{uri}' WITH span_bytes = '32KiB', workers = 2, rate_limit = '30kB'"
+    arguments = ["sql", "--url", shop.url, statement]
+    process = subprocess.Popen(
+        [PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    while not list(tmp_path.rglob("progress/*.json")):
+        assert process.poll() is None, process.communicate()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        "Interrupted. What is on storage stays; run the same statement again and it continues from there."
+    )
+    assert "Traceback" not in err
+    again = spanvault(*arguments, "--format", "csv")
+    assert again.returncode == 0, again.stderr
+    assert "Continuing the unfinished backup" in again.stderr
+    assert ",succeeded,2,6000," in again.stdout
