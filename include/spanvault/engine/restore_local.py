@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
 from spanvault.config.clusters import Cluster
@@ -11,6 +10,7 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.restore_steps import abandon_restore, finish_restore, load_batch, plan_restore, restore_schema
+from spanvault.engine.worker_pool import worker_pool
 from spanvault.errors import Retryable, SpanvaultError
 from spanvault.model.request import RestoreRequest
 from spanvault.model.result import Result
@@ -57,10 +57,7 @@ def _load(context: Context, cluster: Cluster, plan: RestorePlan, *, processes: b
 
 def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) -> None:
     """Load all batches; the first failure stops what has not begun and is raised."""
-    # Spawned, not forked: threads of Arrow do not survive a fork.
-    method = multiprocessing.get_context("spawn")
-    workers = min(plan.request.options.workers, len(plan.batches))
-    with ProcessPoolExecutor(workers, mp_context=method) as pool:
+    with worker_pool(min(plan.request.options.workers, len(plan.batches))) as pool:
         futures: dict[Future[LoadSummary], int] = {
             pool.submit(_work, context.settings, context.connections, cluster, plan.request, batch.index): batch.index
             for batch in plan.batches
