@@ -6,18 +6,20 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from spanvault.embedded.postgres import PostgresServer
 from tests.kit.command_line import PROGRAM, answer, environment, spanvault
-from tests.kit.servers import TestDatabase, drop_database
+from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, drop_database, fresh_database
 
 Captured = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def shop(database: TestDatabase) -> TestDatabase:
+def fill(database: TestDatabase) -> None:
     """Two tables of several slices each."""
     database.execute(
         "create table item as select id, 'item ' || id as name from generate_series(1, 3000) id;"
@@ -25,6 +27,12 @@ def shop(database: TestDatabase) -> TestDatabase:
         "create table sale as select id, id % 3000 + 1 as item, now() as at from generate_series(1, 3000) id;"
         "alter table sale add primary key (id)"
     )
+
+
+@pytest.fixture
+def shop(database: TestDatabase) -> TestDatabase:
+    """A database with the two tables."""
+    fill(database)
     return database
 
 
@@ -74,10 +82,10 @@ def test_from_backup_to_restore_and_away(shop: TestDatabase, tmp_path: Path, cap
     assert shop.execute("select count(*) from pg_publication") == [(0,)]
 
 
-def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatabase, tmp_path: Path) -> None:
-    uri = f"file://{tmp_path}/collection"
-    # The rate makes the backup last for many seconds after its first receipt.
-    statement = f"BACKUP DATABASE {shop.name} INTO '{uri}' WITH span_bytes = '32KiB', workers = 2, rate_limit = '30kB'"
+@contextmanager
+def slow_backup(shop: TestDatabase, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A backup that has written its first receipt and lasts for many seconds more, and its arguments."""
+    statement = f"BACKUP DATABASE {shop.name} INTO 'file://{folder}/collection' WITH span_bytes = '32KiB', rate_limit = '30kB'"
     arguments = ["sql", "--url", shop.url, statement]
     process = subprocess.Popen(
         [PROGRAM, *arguments],
@@ -87,10 +95,20 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatab
         env=environment(),
         start_new_session=True,
     )
-    while not list(tmp_path.rglob("progress/*.json")):
-        assert process.poll() is None, process.communicate()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
-    out, err = process.communicate(timeout=120)
+    try:
+        while not list(folder.rglob("progress/*.json")):
+            assert process.poll() is None, process.communicate()
+        yield process, arguments
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatabase, tmp_path: Path) -> None:
+    with slow_backup(shop, tmp_path) as (process, arguments):
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1] == (
@@ -101,3 +119,18 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatab
     assert again.returncode == 0, again.stderr
     assert "Continuing the unfinished backup" in again.stderr
     assert ",succeeded,2,6000," in again.stdout
+
+
+def test_a_server_that_dies_is_a_failed_operation(servers_folder: Path, tmp_path: Path) -> None:
+    with PostgresServer(servers_folder / "mortal", settings=SOURCE_SETTINGS) as server, fresh_database(server) as mortal:
+        fill(mortal)
+        with slow_backup(mortal, tmp_path) as (process, _):
+            server.kill()
+            out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert out == ""
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert "unexpected" not in last.split("server closed the connection unexpectedly")[0]
+    assert f"127.0.0.1:{server.port}" in last or "server closed the connection" in last
