@@ -118,7 +118,13 @@ def _encodings(table: pa.Table) -> dict[str, Any]:
         encoding = _plain_encoding(field.type)
         if encoding and field.name not in dictionaries:
             encodings[field.name] = encoding
-    return {"use_dictionary": dictionaries or False, "column_encoding": encodings or None, "store_decimal_as_integer": True}
+    return {
+        "use_dictionary": dictionaries or False,
+        "column_encoding": encodings or None,
+        "store_decimal_as_integer": True,
+        # Smallest and largest text costs a fifth of the time and helps no reader of whole files.
+        "write_statistics": [field.name for field in table.schema if not _is_bytes(field.type)],
+    }
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:
@@ -128,8 +134,12 @@ def _repeats(column: pa.ChunkedArray) -> bool:
     return bool(pc.count_distinct(column).as_py() <= present * _DICTIONARY_SHARE)
 
 
+def _is_bytes(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(data_type) or pa.types.is_binary(data_type))
+
+
 def _plain_encoding(data_type: pa.DataType) -> str | None:
-    if pa.types.is_string(data_type) or pa.types.is_binary(data_type):
+    if _is_bytes(data_type):
         return "DELTA_LENGTH_BYTE_ARRAY"
     if pa.types.is_integer(data_type) or pa.types.is_date(data_type) or pa.types.is_timestamp(data_type):
         return "DELTA_BINARY_PACKED"

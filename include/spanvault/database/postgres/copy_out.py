@@ -25,6 +25,10 @@ from spanvault.storage.base import Storage
 
 _T = TypeVar("_T")
 
+# asyncio reads at most 256 KiB at a time.
+_SMALL_PIECE: Final = 128 << 10
+_GATHERING_SECONDS: Final = 0.002
+_SOCKET_BUFFER: Final = 4 << 20
 # What asyncpg takes from a connection string only.
 _SSL_PARAMETERS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 
@@ -85,6 +89,10 @@ class CopySession:
 
         async def receive(data: bytes) -> None:
             sink(data)
+            if len(data) < _SMALL_PIECE:
+                # We are faster than the server, which sends 8 KiB at a time: each piece costs the same, so let some
+                # gather in the socket's buffer.
+                await asyncio.sleep(_GATHERING_SECONDS)
 
         self._run(self._live.copy_from_query(query, output=receive, format="csv"), "Reading rows")
 
@@ -117,16 +125,17 @@ async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Rec
         server_settings=settings,
         statement_cache_size=0,
     )
-    _keep_alive(connection, int(parameters.get("keepalives_idle", 30)))
+    _tune(connection._transport.get_extra_info("socket"), int(parameters.get("keepalives_idle", 30)))
     return connection
 
 
-def _keep_alive(connection: asyncpg.Connection[asyncpg.Record], idle_seconds: int) -> None:
-    # Without it a read from a host that vanished waits for ever; asyncpg has no parameter for it.
-    transport = connection._transport.get_extra_info("socket")
-    transport.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE") and transport.family != socket.AF_UNIX:
-        transport.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
+def _tune(connection: socket.socket, idle_seconds: int) -> None:
+    """What asyncpg has no parameters for: a large receive buffer, and probes without which a read from a host that
+    vanished waits for ever."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_KEEPIDLE") and connection.family in {socket.AF_INET, socket.AF_INET6}:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
 
 
 @dataclass(frozen=True)
