@@ -55,10 +55,17 @@ def _finish(work: Work, database: DatabaseRestore, connection: Connection, recor
         views = [(entry.schema or "", entry.name) for entry in entries if entry.kind == "MATERIALIZED VIEW"]
         refresh_views(connection, [view for view in views if view in populated])  # the archive has them in a working order
         work.progress.step(f"statistics of {database.target}")
-        tables = [(entry.schema or "", entry.name) for entry in entries if entry.kind == "TABLE"]
-        analyze(connection, None if database.whole else tables)
+        analyze(connection, _measured(entries))
         _verify(work, database, connection)
     set_state(connection, work.plan.id, "finished")
+
+
+def _measured(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Tables to collect statistics of: a partitioned table stands for its partitions. Foreign tables are left out, whose
+    servers may be far away."""
+    partitions = {(entry.schema, entry.name) for entry in entries if entry.kind == "TABLE ATTACH"}
+    tables = (entry for entry in entries if entry.kind in {"TABLE", "MATERIALIZED VIEW"})
+    return [(one.schema or "", one.name) for one in tables if (one.schema, one.name) not in partitions]
 
 
 def _check_units(work: Work, database: DatabaseRestore, connection: Connection) -> None:

@@ -97,8 +97,8 @@ def restore_entries(
 ) -> None:
     """Run the SQL of these entries' section on `database`, `jobs` at a time, dependencies first.
 
-    Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`. Raises Permanent
-    with the first error that PostgreSQL reported.
+    Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`. An entry that fails
+    does not keep the others from being made. Raises Permanent with the first error that PostgreSQL reported.
     """
     with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
         chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
@@ -107,7 +107,6 @@ def restore_entries(
             f"--section={section}",
             f"--use-list={chosen.name}",
             f"--jobs={jobs}",
-            "--exit-on-error",
             "--no-tablespaces",
             "--no-password",
             *([] if with_grants else ["--no-owner", "--no-privileges"]),
@@ -180,12 +179,20 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
         encoding="utf-8",
         check=False,
     )
-    if done.returncode == 0:
+    if done.returncode == 0 or _only_unknown_setting(done.stderr):
         return done.stdout
     reason = _first_error(done.stderr)
     if reading is not None:
         raise Damaged(f"The schema archive cannot be read: {reason}.")
     raise Permanent(f"{program} failed: {reason}.")
+
+
+def _only_unknown_setting(stderr: str) -> bool:
+    """pg_restore 17 and later sets transaction_timeout on every server, and goes on where an older one does not know it."""
+    errors = [line for line in stderr.splitlines() if "error:" in line]
+    ended = re.search(r"errors ignored on restore: (\d+)", stderr)
+    known = all('unrecognized configuration parameter "transaction_timeout"' in line for line in errors)
+    return known and ended is not None and int(ended[1]) == len(errors)
 
 
 def _first_error(stderr: str) -> str:

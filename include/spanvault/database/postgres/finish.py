@@ -30,12 +30,10 @@ def refresh_views(connection: Connection, views: Iterable[tuple[str, str]]) -> N
                 connection.execute(f"REFRESH MATERIALIZED VIEW {qualified(schema, name)}".encode())
 
 
-def analyze(connection: Connection, tables: Sequence[tuple[str, str]] | None) -> None:
-    """Collect the planner's statistics: of these tables (schema, name), or of the whole database."""
-    with translated("Collecting statistics"):
-        if tables is None:
-            connection.execute("ANALYZE")
-        elif tables:
+def analyze(connection: Connection, tables: Sequence[tuple[str, str]]) -> None:
+    """Collect the planner's statistics of these tables (schema, name)."""
+    if tables:
+        with translated("Collecting statistics"):
             connection.execute(f"ANALYZE {', '.join(qualified(*table) for table in tables)}".encode())
 
 
