@@ -181,6 +181,18 @@ def test_rewrite_between_snapshot_and_lock(backup: Backup, monkeypatch: pytest.M
     assert_equal_to_source(backup)
 
 
+def test_a_table_truncated_before_its_fingerprint_is_taken_is_sealed_again(backup: Backup) -> None:
+    """A fingerprint of no rows would be the proof of a backup that is wrong."""
+    fill(backup.database)
+    backup.options = BackupOptions(workers=1, span_bytes=1 << 20, fingerprint=True)
+    backup.at = {"read.after_snapshot": [lambda: None, lambda: backup.database.execute("truncate t; insert into t values (1)")]}
+    manifest = backup.take()
+    fingerprint = manifest.databases[0].tables[0].fingerprint
+    assert fingerprint is not None
+    assert fingerprint.rows == 1
+    assert backup.rows(manifest, "t") == backup.source_rows("t")
+
+
 def test_without_the_file_test_a_table_rewritten_under_the_snapshot_reads_as_empty(
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,7 +342,7 @@ def test_without_reading_orphans_rows_with_large_values_are_missing(backup: Back
         f"insert into t select i, (select {BIG} where i > 0), i from generate_series(1, 20) i"
     )
     backup.at = {"export.all": lambda: backup.database.execute("update t set n = 0 where id = 1")}
-    monkeypatch.setattr(seal, "read_orphans", lambda _: None)
+    monkeypatch.setattr(seal, "read_orphans", lambda *_: None)
     assert differs(backup)
 
 

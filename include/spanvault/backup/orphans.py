@@ -4,61 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
 
 from psycopg import RawCursor
-from psycopg import errors as pg_errors
 
 from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.changes import Entry, Key, TableChanges
-from spanvault.backup.export import SnapshotTooOld, lock_and_check
+from spanvault.backup.context import Run
+from spanvault.backup.export import SnapshotTooOld
+from spanvault.backup.reading import reading
 from spanvault.backup.sealing import DatabaseSeal
 from spanvault.database.postgres.pgoutput import EPOCH, Change, Unchanged, Value
 from spanvault.database.postgres.quoting import qualified, quote
 from spanvault.database.postgres.server import Connection
-from spanvault.errors import Busy, NotFound, StateUnknown
-from spanvault.model.schema import Table
+from spanvault.errors import StateUnknown
 
 _BATCH_KEYS = 1000
 
 
-class HolderSession:
-    """The snapshot's holder as a session that lock_and_check can use."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def execute(self, text: str) -> None:
-        """Run a statement. Raises Busy for a lock that could not be had, NotFound for a table that is gone."""
-        try:
-            self._connection.execute(text.encode())
-        except pg_errors.LockNotAvailable as error:
-            raise Busy(f"A lock for reading rows at the cut could not be had: {error.diag.message_primary}.") from None
-        except pg_errors.UndefinedTable as error:
-            raise NotFound(f"{error.diag.message_primary}.") from None
-
-    def fetch_row(self, text: str) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-        return self._connection.execute(text.encode()).fetchone()
-
-    def fetch_all(self, text: str) -> list[tuple[Any, ...]]:
-        """All rows."""
-        return self._connection.execute(text.encode()).fetchall()
-
-
-def read_orphans(entry: DatabaseSeal) -> None:
+def read_orphans(run: Run, entry: DatabaseSeal) -> None:
     """Read every row that ends the window with values missing, and write them as the newest changes."""
     for changes in entry.healed():
         if not changes.open_holes:
             continue
-        _lock(entry, changes.table)
         # After every change of the window, and before those of a following one.
         place = Change(entry.snapshot.lsn, 0, _microseconds(entry), entry.changes.window.changes * 2 + 2)
         found = 0
-        for keys in _parts(changes.open_holes):
-            rows = read_by_key(entry.snapshot.holder, changes, keys)
-            entry.changes.write(changes, [(Entry("U", place, values), values) for values in rows.values()])
-            found += len(rows)
+        with reading(run, entry, changes.table) as session:
+            for keys in _parts(changes.open_holes):
+                rows = read_by_key(session, changes, keys)
+                entry.changes.write(changes, [(Entry("U", place, values), values) for values in rows.values()])
+                found += len(rows)
         if found != len(changes.open_holes):
             raise StateUnknown(
                 f"{len(changes.open_holes) - found} rows of {changes.table.qualified} are in the change log and not in the "
@@ -66,7 +41,7 @@ def read_orphans(entry: DatabaseSeal) -> None:
             )
 
 
-def follow(entry: DatabaseSeal, small: ChangeLog, chunks: Mapping[int, dict[Key, Entry]]) -> None:
+def follow(run: Run, entry: DatabaseSeal, small: ChangeLog, chunks: Mapping[int, dict[Key, Entry]]) -> None:
     """Add a short window after the snapshot; missing values come from the snapshot, by the key each row had then."""
     for oid, changes in small.tables.items():
         counted = entry.changes.tables[oid]
@@ -78,27 +53,29 @@ def follow(entry: DatabaseSeal, small: ChangeLog, chunks: Mapping[int, dict[Key,
         if changes.truncated or chunk:
             entry.fingerprints.pop(oid, None)
         if chunk:
-            _fill(entry, changes, chunk)
+            _fill(run, entry, changes, chunk)
             entry.changes.write(counted, list(changes.rows(chunk)))
 
 
-def _fill(entry: DatabaseSeal, changes: TableChanges, chunk: dict[Key, Entry]) -> None:
+def _fill(run: Run, entry: DatabaseSeal, changes: TableChanges, chunk: dict[Key, Entry]) -> None:
     holes = {key: item for key, item in chunk.items() if item.source_key is not None}
     if not holes:
         return
-    _lock(entry, changes.table)
-    for keys in _parts(holes):
-        sources = [source for key in keys if (source := holes[key].source_key) is not None]
-        rows = read_by_key(entry.snapshot.holder, changes, sources)
-        for key in keys:
-            hole = holes[key]
-            known = rows.get(hole.source_key) if hole.source_key is not None else None
-            if known is None:
-                raise StateUnknown(f"A row of {changes.table.qualified} is in the change log and not at the cut; report this.")
-            values: list[Value] = [
-                old if isinstance(new, Unchanged) else new for new, old in zip(changes.values(hole), known, strict=True)
-            ]
-            chunk[key] = Entry("U", hole.change, values)
+    with reading(run, entry, changes.table) as session:
+        for keys in _parts(holes):
+            sources = [source for key in keys if (source := holes[key].source_key) is not None]
+            rows = read_by_key(session, changes, sources)
+            for key in keys:
+                chunk[key] = _filled(changes, holes[key], rows)
+
+
+def _filled(changes: TableChanges, hole: Entry, rows: Mapping[Key, list[Value]]) -> Entry:
+    known = rows.get(hole.source_key) if hole.source_key is not None else None
+    if known is None:
+        raise StateUnknown(f"A row of {changes.table.qualified} is in the change log and not at the cut; please report this.")
+    new_values = changes.values(hole)
+    values: list[Value] = [old if isinstance(new, Unchanged) else new for new, old in zip(new_values, known, strict=True)]
+    return Entry("U", hole.change, values)
 
 
 def read_by_key(connection: Connection, changes: TableChanges, keys: Iterable[Key]) -> dict[Key, list[Value]]:
@@ -131,16 +108,6 @@ def read_by_key(connection: Connection, changes: TableChanges, keys: Iterable[Ke
         if key in wanted:  # equality of a type may be wider than equality of its text
             rows[key] = values
     return rows
-
-
-def _lock(entry: DatabaseSeal, table: Table) -> None:
-    """Lock the table in the holder's transaction and make sure that the snapshot still reads it."""
-    try:
-        live = lock_and_check(HolderSession(entry.snapshot.holder), table)
-    except NotFound:
-        live = None
-    if live is None:
-        raise SnapshotTooOld(f"The table {table.qualified} was dropped or renamed at this very moment.")
 
 
 def _microseconds(entry: DatabaseSeal) -> int:

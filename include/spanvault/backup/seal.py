@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.context import Run
-from spanvault.backup.exact import read_exactly
+from spanvault.backup.exact import compute_fingerprints, read_exactly
 from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.orphans import follow, read_orphans
 from spanvault.backup.sealing import DatabaseSeal, SchemaMoved, open_database_seal
@@ -58,6 +58,8 @@ def _try_seal(run: Run) -> SealRecord:
             seals.append(stack.enter_context(open_database_seal(run, planned, receipts)))
             run.reached("seal.after_snapshot")
             read_exactly(run, seals[-1], seals[-1].exact_tables())
+            if run.plan.request.options.fingerprint:
+                compute_fingerprints(run, seals[-1])
         end = max(entry.snapshot.lsn for entry in seals)
         _check_source(run, receipts.values(), end)
         run.progress.step("heal", total_units=len(seals))
@@ -115,7 +117,7 @@ def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     run.reached("seal.after_window")
     entry.distrust(run.cluster.primary)
     read_exactly(run, entry, entry.unhealed_tables())
-    read_orphans(entry)
+    read_orphans(run, entry)
     run.reached("seal.after_orphans")
     if own_end < end:
         _follow(run, entry, end)
@@ -128,7 +130,7 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     small.window.changes = entry.changes.window.changes + 1
     with peek(run.cluster.primary, entry.planned.protection, end) as messages:
         chunks = small.read_small(messages, entry.snapshot.lsn, end)
-    follow(entry, small, chunks)
+    follow(run, entry, small, chunks)
     entry.read_sequences(run.cluster.primary)
     entry.check_catalogs(run.cluster.primary)
 

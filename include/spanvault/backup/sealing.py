@@ -24,7 +24,7 @@ from spanvault.database.postgres.catalog import (
 )
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.dump import dump_schema
-from spanvault.database.postgres.fingerprint import catalog_fingerprint, fingerprint_sql
+from spanvault.database.postgres.fingerprint import catalog_fingerprint
 from spanvault.database.postgres.pgoutput import commit_time
 from spanvault.database.postgres.protect import changed_tables
 from spanvault.database.postgres.server import Connection
@@ -164,14 +164,9 @@ class DatabaseSeal:
         if present != self.catalogs:
             raise SchemaMoved(f"The schema of database {self.name!r} changed while it was read.")
 
-    def compute_fingerprints(self) -> None:
-        """Let PostgreSQL count and hash every table under the snapshot."""
-        for table in self._tables:
-            if table.capture == "none":
-                continue
-            row = self.snapshot.holder.execute(fingerprint_sql(table.schema_name, table.name)).fetchone()
-            if row is not None:
-                self.fingerprints[table.oid] = Fingerprint(rows=row[0], hash=row[1], lsn=self.snapshot.lsn)
+    def readable_tables(self) -> list[Table]:
+        """The tables whose rows belong to the backup."""
+        return [table for table in self._tables if table.capture != "none"]
 
 
 @contextmanager
@@ -192,9 +187,6 @@ def open_database_seal(run: Run, planned: PlannedDatabase, receipts: Mapping[str
         run.reached("seal.after_schema")
         entry.read_sequences(endpoint)
         entry.check_catalogs(endpoint)
-        if run.plan.request.options.fingerprint:
-            run.progress.step(f"fingerprint {name}")
-            entry.compute_fingerprints()
         yield entry
 
 
