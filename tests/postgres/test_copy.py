@@ -159,13 +159,13 @@ def test_a_failing_copy_leaves_no_file(database: TestDatabase, tmp_path: Path) -
     assert list(storage.list()) == []
 
 
-def test_text_that_is_not_utf8_is_refused_with_the_table(database: TestDatabase, tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_refused(database: TestDatabase, tmp_path: Path) -> None:
     name = f"{database.name}_ascii"
     database.execute(f"create database {name} encoding sql_ascii locale 'C' template template0")
     try:
         other = TestDatabase(database.server, name)
         other.execute(r"create table t (v text); insert into t values (E'caf\xe9')")
-        with pytest.raises(BadInput, match=r"public\.t .* not UTF-8"):
+        with pytest.raises(BadInput, match="invalid byte sequence"):
             export(other, table_shape(other, "t"), local_storage(tmp_path))
     finally:
         database.execute(f"drop database {name} with (force)")

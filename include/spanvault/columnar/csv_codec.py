@@ -18,7 +18,6 @@ import pyarrow.csv
 from spanvault.columnar.hexadecimal import decode_hex, encode_hex
 from spanvault.columnar.types import file_schema
 from spanvault.columnar.wide_rows import whole_rows
-from spanvault.errors import BadInput
 from spanvault.model.schema import Column, Table
 
 BLOCK_BYTES: Final = 8 << 20
@@ -44,7 +43,7 @@ class CsvReader:
     def batches(self, chunks: Iterable[bytes], block_bytes: int = BLOCK_BYTES) -> Iterator[pa.RecordBatch]:
         """The rows in `chunks`, which may be cut anywhere, in batches of about `block_bytes` of CSV.
 
-        Raises ConversionNeeded, BadInput as read_block does.
+        Raises ConversionNeeded as read_block does.
         """
         for block in whole_rows(chunks, block_bytes):
             yield self.read_block(block)
@@ -52,8 +51,7 @@ class CsvReader:
     def read_block(self, block: bytes) -> pa.RecordBatch:
         """The rows of a block of whole rows.
 
-        Raises ConversionNeeded with all columns of the block that must become text, BadInput when the text is not UTF-8
-        (a database with encoding SQL_ASCII may hold that).
+        Raises ConversionNeeded with all columns of the block that must become text.
         """
         if not self._table.data_columns:
             # Without columns each row is an empty line.
@@ -81,17 +79,10 @@ class CsvReader:
         )
         return [_decoded(one_array(table.column(name)), self.schema.field(name).type) for name in names]
 
-    def _explain(self, block: bytes) -> ConversionNeeded | BadInput | RuntimeError:
-        try:
-            block.decode()
-        except UnicodeDecodeError:
-            return BadInput(
-                f"Table {self._table.qualified} holds text that is not UTF-8 (its database has no such encoding);"
-                " convert it, or exclude the table from the backup."
-            )
+    def _explain(self, block: bytes) -> ConversionNeeded | RuntimeError:
         failing = frozenset(name for name in self._csv_types if not self._converts(block, name))
         if not failing or any(pa.types.is_string(self.schema.field(name).type) for name in failing):
-            return RuntimeError(f"rows of {self._table.qualified} do not have the {len(self._csv_types)} columns expected")
+            return RuntimeError(f"rows of {self._table.qualified} are not the {len(self._csv_types)} columns of UTF-8 expected")
         return ConversionNeeded(failing)
 
     def _converts(self, block: bytes, name: str) -> bool:

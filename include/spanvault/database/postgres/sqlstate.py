@@ -15,6 +15,7 @@ _BY_CODE: dict[str, type[SpanvaultError]] = {
     "57P02": Retryable,  # crash_shutdown
     "57P03": Retryable,  # cannot_connect_now
     "57P05": Retryable,  # idle_session_timeout
+    "22021": BadInput,  # character_not_in_repertoire: text in a SQL_ASCII database that is not UTF-8
     "42501": BadInput,  # insufficient_privilege
     "3D000": NotFound,  # invalid_catalog_name: no such database
     "3F000": NotFound,  # invalid_schema_name
