@@ -130,9 +130,9 @@ def test_large_values_changed_between_the_snapshots_of_two_databases(
     def change() -> None:
         database.execute("update n set k = k + 1 where id < 5; update n set id = id + 100 where id < 3")
         database.execute("update n set id = id + 100 where id = 101; update n set v = 'short' where id = 102")
-        database.execute(
-            "delete from n where id = 9; insert into n values (9, 'again', 0); truncate gone; insert into gone values (5)"
-        )
+        database.execute("delete from n where id = 9; insert into n values (9, 'again', 0); insert into gone values (5)")
+        if not fingerprint:  # with it, a TRUNCATE at this moment makes the seal start over
+            database.execute("truncate gone; insert into gone values (6)")
 
     faults.add_fault("seal.after_snapshot", nth=after, action=change)
     context = backup.context
