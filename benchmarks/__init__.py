@@ -1,0 +1,1 @@
+"""Measurements against other tools; run from the repository's root."""

@@ -1,0 +1,153 @@
+"""Full backup and restore against pg_dump and pg_restore, on the same database in one run.
+
+    python -m benchmarks.full_backup [--rows 3000000] [--rounds 3] [--folder DIR]
+
+Every tool runs as a command of its own with two processes, its start included, on a scratch server (without fsync). The
+tools take turns, and the best of each tool's rounds counts. What matters are the ratios: seconds say more about the
+machine than about the tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.measure import Measurement, folder_bytes, run
+from spanvault.embedded.binaries import tool, tool_environment
+from spanvault.embedded.postgres import PostgresServer
+
+SERVER_SETTINGS = {"wal_level": "logical", "shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
+DATABASE = "bench"
+DUMPS = {"pg_dump -Fd -j2 (gzip, its default)": "gzip", "pg_dump -Fd -j2 -Z1": "1"}
+OURS = "spanvault"
+DEFAULT_DUMP, FAST_DUMP = DUMPS
+
+
+def main() -> int:
+    """Measure, print, and return 0."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory(prefix="spanvault-benchmark-", dir=arguments.folder) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with PostgresServer(folder / "server", settings=SERVER_SETTINGS) as server:
+            _load(server, arguments.rows)
+            bench = Bench(server, folder, arguments.rounds)
+            bench.backups()
+            bench.restores()
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_backup", description="Full backup against pg_dump.")
+    parser.add_argument("--rows", type=int, default=3_000_000, help="rows of the largest table, of about 150 bytes each")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each tool runs; the best counts")
+    parser.add_argument("--folder", type=Path, help="where server and backups are kept meanwhile (default: the system's)")
+    return parser.parse_args()
+
+
+def _load(server: PostgresServer, rows: int) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"create database {DATABASE}")
+    with psycopg.connect(server.url(DATABASE), autocommit=True) as connection:
+        connection.execute((Path(__file__).with_name("data.sql")).read_text().replace("{rows}", str(rows)).encode())
+        connection.execute("vacuum analyze")
+        connection.execute("checkpoint")
+        row = connection.execute("select pg_database_size(current_database())").fetchone()
+    print(f"database: {rows:,} + {rows // 2:,} rows, {row[0] / 1e6:,.0f} MB on disk" if row else "database loaded", flush=True)
+
+
+class Bench:
+    """The tools taking turns on one server."""
+
+    def __init__(self, server: PostgresServer, folder: Path, rounds: int) -> None:
+        self._server = server
+        self._folder = folder
+        self._rounds = rounds
+
+    def backups(self) -> None:
+        """Back the database up with every tool, and print the comparison."""
+        tools: dict[str, Callable[[], Measurement]] = {OURS: self._backup}
+        tools |= {name: lambda name=name: self._dump(name) for name in DUMPS}  # type: ignore[misc]
+        best = self._best(tools)
+        sizes = {name: folder_bytes(self._place(name)) for name in tools}
+        print("\nbackup")
+        for name, measured in best.items():
+            _print(name, measured, best[OURS], sizes[name])
+        _aim("as fast as pg_dump's default", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 3.0)
+        _aim("as fast as pg_dump -Z1", best[FAST_DUMP].seconds / best[OURS].seconds, 1.2)
+        _aim("bytes of pg_dump's default", sizes[OURS] / sizes[DEFAULT_DUMP], 0.7, at_most=True)
+        _aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
+
+    def restores(self) -> None:
+        """Restore each backup into a new database, and print the comparison."""
+        best = self._best({OURS: self._restore, DEFAULT_DUMP: self._restore_dump})
+        print("\nrestore")
+        for name, measured in best.items():
+            _print(name.replace("pg_dump -Fd", "pg_restore"), measured, best[OURS])
+        _aim("as fast as pg_restore", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 1.0)
+        _aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
+
+    def _best(self, tools: dict[str, Callable[[], Measurement]]) -> dict[str, Measurement]:
+        measured: dict[str, list[Measurement]] = {name: [] for name in tools}
+        for _ in range(self._rounds):
+            for name, work in tools.items():
+                self._checkpoint()
+                measured[name].append(work())
+        return {name: min(runs, key=lambda one: one.seconds) for name, runs in measured.items()}
+
+    def _checkpoint(self) -> None:
+        with psycopg.connect(self._server.url(), autocommit=True) as connection:
+            connection.execute("drop database if exists restored with (force)")
+            connection.execute("checkpoint")
+
+    def _place(self, name: str) -> Path:
+        return self._folder / "-".join(name.split()[:4]).rstrip("(")
+
+    def _dump(self, name: str) -> Measurement:
+        place = self._place(name)
+        shutil.rmtree(place, ignore_errors=True)
+        command: list[str | Path] = [tool("pg_dump"), "-Fd", "-j2", f"-Z{DUMPS[name]}", "-f", place, self._server.url(DATABASE)]
+        return run(command, tool_environment())
+
+    def _backup(self) -> Measurement:
+        shutil.rmtree(self._place(OURS), ignore_errors=True)
+        return self._statement(f"BACKUP DATABASE {DATABASE} INTO 'file://{self._place(OURS)}' WITH protection = 'none'")
+
+    def _restore(self) -> Measurement:
+        place = f"file://{self._place(OURS)}"
+        return self._statement(f"RESTORE DATABASE {DATABASE} FROM LATEST IN '{place}' WITH new_db_name = 'restored'")
+
+    def _restore_dump(self) -> Measurement:
+        with psycopg.connect(self._server.url(), autocommit=True) as connection:
+            connection.execute("create database restored")
+        target = self._server.url("restored")
+        command: list[str | Path] = [tool("pg_restore"), "-j2", "-d", target, self._place(DEFAULT_DUMP)]
+        return run(command, tool_environment())
+
+    def _statement(self, statement: str) -> Measurement:
+        command: list[str | Path] = [Path(sys.executable).with_name("spanvault"), "sql", "--url", self._server.url(), statement]
+        return run(command, dict(os.environ))
+
+
+def _print(name: str, measured: Measurement, ours: Measurement, size: int | None = None) -> None:
+    written = f"{size / 1e6:10,.1f} MB" if size is not None else ""
+    print(
+        f"  {name:38} time x {measured.seconds / ours.seconds:5.2f}  client CPU x {measured.cpu_seconds / ours.cpu_seconds:5.2f}"
+        f"  {measured.peak_memory / 2**20:6.0f} MiB{written}  ({measured.seconds:.1f} s)"
+    )
+
+
+def _aim(what: str, value: float, aim: float, *, at_most: bool = False) -> None:
+    met = value <= aim if at_most else value >= aim
+    print(f"  {'met   ' if met else 'missed'}  {value:,.2f} {what} (aim: {'at most' if at_most else 'at least'} {aim:g})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Running a command and measuring it: wall time, CPU time and memory of all its processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Wall seconds, CPU seconds of the command's processes (not the server's), and the largest resident size in bytes
+    that any one of them reached."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory: int
+
+
+def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measurement:
+    """Run `command` to its end. Raises RuntimeError with its error output if it fails. Linux only (/proc)."""
+    before, start = os.times(), time.monotonic()
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    peak = _Peak(process.pid)
+    peak.start()
+    _, errors = process.communicate()
+    seconds, after = time.monotonic() - start, os.times()
+    peak.ended.set()
+    peak.join()
+    if process.returncode:
+        raise RuntimeError(f"{Path(command[0]).name} failed: {errors.strip()}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Measurement(seconds, cpu, peak.bytes)
+
+
+class _Peak(threading.Thread):
+    """Follows a process and its descendants; `bytes` is the largest high-water mark of resident memory of one of them."""
+
+    def __init__(self, root: int) -> None:
+        super().__init__(name="peak-memory", daemon=True)
+        self.bytes = 0
+        self.ended = threading.Event()
+        self._root = root
+
+    def run(self) -> None:
+        while not self.ended.wait(_SAMPLE_SECONDS):
+            for pid in self._family():
+                self.bytes = max(self.bytes, _high_water_mark(pid))
+
+    def _family(self) -> list[int]:
+        found = [self._root]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                try:
+                    found.extend(map(int, children.read_text().split()))
+                except OSError:
+                    continue
+        return found
+
+
+def _high_water_mark(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The sum of the sizes of all files below `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
