@@ -1,8 +1,12 @@
-"""Whole DAGs by dag.test(), on a real source and a file:// collection."""
+"""Whole DAGs by dag.test(), on a real source and file:// collections.
+
+A process that runs DAGs takes long to start, so all runs are made in two of them: first the backups, then what uses them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +20,100 @@ SUBDIR = "2026/11/22-143000.00"
 Listing = Callable[[Path], dict[str, str]]
 
 
-@pytest.fixture
-def source(
-    database: TestDatabase, site: AirflowSite, source_connection: Callable[[TestDatabase], dict[str, str]]
-) -> TestDatabase:
-    """A small shop, reachable by the Connection that clusters.yaml names."""
-    database.execute(
-        "create table orders (id int primary key, customer text not null, amount numeric(12,2));"
-        "insert into orders select i, 'customer ' || i, i * 1.25 from generate_series(1, 5000) i;"
-        "create table notes (note text); insert into notes values ('no key'), (null)"
-    )
-    site.variables = source_connection(database)
-    return database
+@dataclass
+class Story:
+    """What was run and what came of it. `whole` is the database's collection, `damaged` one of a single table."""
+
+    source: TestDatabase
+    restored: TestDatabase
+    folder: Path
+    backups: list[dict[str, Any]]
+    stored: dict[str, str]
+    later: list[dict[str, Any]]
 
 
-def states(answer: dict[str, Any]) -> dict[str, set[str]]:
-    """The states of each task's instances."""
-    found: dict[str, set[str]] = {}
-    for task in answer["tasks"]:
-        found.setdefault(task["task"], set()).add(task["state"])
-    return found
-
-
-def test_backup_restore_validate_and_expire(
-    site: AirflowSite, source: TestDatabase, postgres: PostgresServer, tmp_path: Path, listing: Listing
-) -> None:
-    collection = f"file://{tmp_path}/collection"
-    conf = {"into": collection, "scope": "database", "names": [source.name], "fingerprint": True, "validate": "checksums"}
-    [first] = site.dag_test(DagRun("full_backup", conf))
-    assert first["state"] == "success"
-    assert set().union(*states(first).values()) == {"success"}
-    assert any("orders" in task["label"] for task in first["tasks"] if task["task"] == "export")
-    assert (tmp_path / "collection" / SUBDIR / "chain/000000.json").is_file()
-
-    before = listing(tmp_path / "collection")
-    rows = source.execute("select * from orders order by id"), source.execute("select * from notes order by note")
-    restored = f"{source.name}_restored"
-    what = {"scope": "database", "names": [source.name], "new_db_name": restored}
-    restore = {"collection": collection, **what, "verify_fingerprint": True}
-    try:
-        answers = site.dag_test(
-            DagRun("full_backup", conf),
-            DagRun("restore", restore),
-            DagRun("validate_backup", {"collection": collection, "subdir": SUBDIR, "level": "schema_only"}),
-            DagRun("expire_backups", {"collection": collection, "keep_last": 1}),
+@pytest.fixture(scope="module")
+def story(
+    site: AirflowSite,
+    postgres: PostgresServer,
+    source_connection: Callable[[TestDatabase], dict[str, str]],
+    listing: Listing,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Story]:
+    """Three backups, one of them damaged then; after that a re-run, a restore, validations and an expiry."""
+    folder = tmp_path_factory.mktemp("collections")
+    uris = {name: f"file://{folder}/{name}" for name in ("whole", "empty", "damaged")}
+    with fresh_database(postgres, "shop") as source, fresh_database(postgres, "empty") as empty:
+        source.execute(
+            "create table orders (id int primary key, customer text not null, amount numeric(12,2));"
+            "insert into orders select i, 'customer ' || i, i * 1.25 from generate_series(1, 5000) i;"
+            "create table notes (note text); insert into notes values ('no key'), (null)"
         )
-        assert [answer["state"] for answer in answers] == ["success"] * 4
-        assert answers[0]["run_id"] == first["run_id"]
-        copy = TestDatabase(postgres, restored)
-        assert (copy.execute("select * from orders order by id"), copy.execute("select * from notes order by note")) == rows
-    finally:
-        drop_database(postgres, restored)
-    assert listing(tmp_path / "collection") == before, "re-running a finished run must change nothing on storage"
-
-
-def test_nothing_to_export_is_a_backup_and_damage_is_found(
-    site: AirflowSite, source: TestDatabase, postgres: PostgresServer, tmp_path: Path
-) -> None:
-    empty, whole = f"file://{tmp_path}/empty", f"file://{tmp_path}/whole"
-    with fresh_database(postgres, "empty") as nothing:
-        answers = site.dag_test(
-            DagRun("full_backup", {"into": empty, "scope": "database", "names": [nothing.name]}),
-            DagRun("full_backup", {"into": whole, "scope": "table", "names": [f"{source.name}.public.orders"]}),
+        here = replace(site, variables=source_connection(source))
+        database = {"scope": "database", "names": [source.name]}
+        whole = DagRun("full_backup", {"into": uris["whole"], **database, "fingerprint": True, "validate": "checksums"})
+        table = {"scope": "table", "names": [f"{source.name}.public.orders"]}
+        backups = here.dag_test(
+            whole,
+            DagRun("full_backup", {"into": uris["empty"], "scope": "database", "names": [empty.name]}),
+            DagRun("full_backup", {"into": uris["damaged"], **table}),
         )
-    assert [answer["state"] for answer in answers] == ["success", "success"]
-    assert (tmp_path / "empty" / SUBDIR / "chain/000000.json").is_file()
+        stored = listing(folder / "whole")
+        flip_a_byte(next((folder / "damaged" / SUBDIR / "000000/data").glob("*.parquet")))
+        restored = TestDatabase(postgres, f"{source.name}_restored")
+        restore = {"collection": uris["whole"], **database, "new_db_name": restored.name, "verify_fingerprint": True}
+        try:
+            later = here.dag_test(
+                whole,
+                DagRun("restore", restore),
+                DagRun("expire_backups", {"collection": uris["whole"], "keep_last": 1}),
+                *(
+                    DagRun("validate_backup", {"collection": uris["damaged"], "level": level}, f"2026-11-23T0{hour}:00:00+00:00")
+                    for hour, level in enumerate(("check_files", "checksums", "schema_only"))
+                ),
+            )
+            yield Story(source, restored, folder, backups, stored, later)
+        finally:
+            drop_database(postgres, restored.name)
 
-    file = next((tmp_path / "whole" / SUBDIR / "000000/data").glob("*.parquet"))
+
+def flip_a_byte(file: Path) -> None:
+    """What a bad disk does."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    answers = site.dag_test(
-        DagRun("validate_backup", {"collection": whole, "level": "check_files"}),
-        DagRun("validate_backup", {"collection": whole, "level": "checksums"}, "2026-11-22T15:00:00+00:00"),
-        DagRun("validate_backup", {"collection": whole, "level": "schema_only"}, "2026-11-22T16:00:00+00:00"),
-    )
-    assert [answer["state"] for answer in answers] == ["success", "failed", "success"], "a changed byte shows in checksums only"
+
+
+def test_backup_of_a_database(story: Story) -> None:
+    whole = story.backups[0]
+    assert whole["state"] == "success"
+    assert {task["state"] for task in whole["tasks"]} == {"success"}
+    assert any("orders" in task["label"] for task in whole["tasks"] if task["task"] == "export")
+    assert f"{SUBDIR}/chain/000000.json" in story.stored
+
+
+def test_backup_with_nothing_to_export_is_a_backup(story: Story) -> None:
+    assert story.backups[1]["state"] == "success"
+    assert {task["state"] for task in story.backups[1]["tasks"]} == {"success"}, "a skipped export would skip the commit"
+    assert (story.folder / "empty" / SUBDIR / "chain/000000.json").is_file()
+
+
+def test_rerun_of_a_finished_backup_changes_nothing(story: Story, listing: Listing) -> None:
+    assert story.later[0]["run_id"] == story.backups[0]["run_id"]
+    assert story.later[0]["state"] == "success"
+    assert listing(story.folder / "whole") == story.stored
+
+
+def test_restore_under_another_name_is_equal(story: Story) -> None:
+    assert story.later[1]["state"] == "success"
+    for query in ("select * from orders order by id", "select * from notes order by note"):
+        assert story.restored.execute(query) == story.source.execute(query)
+
+
+def test_expiry_keeps_the_newest_backup(story: Story) -> None:
+    assert story.later[2]["state"] == "success"
+
+
+def test_each_level_finds_what_it_promises(story: Story) -> None:
+    """A changed byte keeps names and sizes, so only `checksums` sees it."""
+    assert [answer["state"] for answer in story.later[3:]] == ["success", "failed", "success"]

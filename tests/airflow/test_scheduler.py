@@ -45,11 +45,20 @@ def api(
     source: TestDatabase,
     source_connection: Callable[[TestDatabase], dict[str, str]],
 ) -> Iterator[AirflowApi]:
-    """A running Airflow with `full_backup` unpaused."""
+    """A running Airflow with `full_backup` unpaused, and the scheduled run that unpausing makes out of the way."""
     site = airflow_metadata.site(servers_folder / "live", variables=source_connection(source))
     with site.running() as api:
         api.unpause("full_backup")
+        runs = "/dags/full_backup/dagRuns"
+        [scheduled] = api.wait_for(lambda: api.get(runs)["dag_runs"] or None)
+        cancel(api, scheduled["dag_run_id"])
+        api.wait_for_run("full_backup", scheduled["dag_run_id"])
         yield api
+
+
+def cancel(api: AirflowApi, run_id: str) -> None:
+    """What marking a run as failed in the UI does."""
+    api.client.patch(f"/dags/full_backup/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
 
 
 def conf_of(into: Path, source: TestDatabase, **more: Any) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def test_cancelled_run_leaves_no_process_and_ends_failed(api: AirflowApi, source
     run_id = api.trigger("full_backup", conf_of(collection, source, rate_limit=100_000))
     task, _ = api.wait_for(lambda: half_done(collection, api.tasks("full_backup", run_id)))
     runner = psutil.Process(task["pid"])
-    api.client.patch(f"/dags/full_backup/dagRuns/{run_id}", json={"state": "failed"}).raise_for_status()
+    cancel(api, run_id)
     api.wait_for(lambda: None if runner.is_running() and runner.status() != psutil.STATUS_ZOMBIE else True, 60)
     assert api.state("full_backup", run_id) == "failed"
     assert not list(collection.glob("*/*/*/chain/*")), "a cancelled run must not commit"

@@ -131,7 +131,7 @@ class AirflowSite:
         """`dag.test()` of each run in turn, in one process (the first task of a process takes seconds):
         `{"state", "run_id", "tasks": [{"task", "map_index", "state", "label"}]}` each.
         """
-        out = self.python("-m", "tests.kit.dag_test", json.dumps([run.__dict__ for run in runs]))
+        out = self.python("-m", "tests.kit.run_dags", json.dumps([run.__dict__ for run in runs]))
         answers: list[dict[str, Any]] = json.loads(out.splitlines()[-1])
         return answers
 

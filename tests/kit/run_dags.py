@@ -1,4 +1,4 @@
-"""`python -m tests.kit.dag_test RUNS_JSON`: run DAGs by `dag.test()` and print a JSON line on the results.
+"""`python -m tests.kit.run_dags RUNS_JSON`: run DAGs by `dag.test()` and print a JSON line on the results.
 
 A process of its own, because Airflow reads its environment when it is imported.
 """
