@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import uuid
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 
 from spanvault.backup.export import BatchSummary
 from spanvault.config.clusters import Cluster
@@ -13,7 +10,7 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
-from spanvault.errors import Retryable
+from spanvault.engine.worker_pool import in_processes
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
 
@@ -39,24 +36,12 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
 
 def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequest, plan: Plan) -> None:
-    """Export all batches; the first failure stops what has not begun and is raised."""
-    # Spawned, not forked: threads of Arrow and asyncio do not survive a fork.
-    method = multiprocessing.get_context("spawn")
-    workers = min(request.options.workers, len(plan.batches))
-    with ProcessPoolExecutor(workers, mp_context=method) as pool:
-        futures: dict[Future[BatchSummary], int] = {
-            pool.submit(_work, context.settings, context.connections, cluster, request.into, plan, batch.index): batch.index
-            for batch in plan.batches
-        }
-        try:
-            for future in as_completed(futures):
-                summary = future.result()
-                batch = plan.batches[futures[future]]
-                context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
-        except BrokenProcessPool:
-            raise Retryable("A worker process was killed; the same statement continues from what is on storage.") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def done(index: int, summary: BatchSummary) -> None:
+        batch = plan.batches[index]
+        context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
+
+    common = (context.settings, context.connections, cluster, request.into, plan)
+    in_processes(request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
 
 
 def _work(

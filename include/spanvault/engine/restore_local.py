@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
-
 from spanvault.config.clusters import Cluster
 from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.restore_steps import abandon_restore, finish_restore, load_batch, plan_restore, restore_schema
-from spanvault.engine.worker_pool import worker_pool
-from spanvault.errors import Retryable, SpanvaultError
+from spanvault.engine.worker_pool import in_processes
+from spanvault.errors import SpanvaultError
 from spanvault.model.request import RestoreRequest
 from spanvault.model.result import Result
 from spanvault.restore.load import LoadSummary
@@ -56,21 +53,12 @@ def _load(context: Context, cluster: Cluster, plan: RestorePlan, *, processes: b
 
 
 def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) -> None:
-    """Load all batches; the first failure stops what has not begun and is raised."""
-    with worker_pool(min(plan.request.options.workers, len(plan.batches))) as pool:
-        futures: dict[Future[LoadSummary], int] = {
-            pool.submit(_work, context.settings, context.connections, cluster, plan.request, batch.index): batch.index
-            for batch in plan.batches
-        }
-        try:
-            for future in as_completed(futures):
-                summary = future.result()
-                batch = plan.batches[futures[future]]
-                context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
-        except BrokenProcessPool:
-            raise Retryable("A worker process was killed; the same statement continues from what is restored.") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def done(index: int, summary: LoadSummary) -> None:
+        batch = plan.batches[index]
+        context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
+
+    common = (context.settings, context.connections, cluster, plan.request)
+    in_processes(plan.request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
 
 
 def _work(
