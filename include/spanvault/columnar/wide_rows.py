@@ -20,8 +20,8 @@ _PIECE = 128 << 10
 def whole_rows(chunks: Iterable[bytes], block_bytes: int) -> Iterator[bytes]:
     """Blocks of whole rows that together are the bytes of `chunks`.
 
-    A block has at least `block_bytes` bytes, except the last; it is longer by what arrives with it and where one row is
-    longer. Each byte is looked at a bounded number of times, also in a row of many blocks' length.
+    A block has about `block_bytes` bytes, and more where a row is longer. Each byte is looked at a bounded number of times,
+    also in a row of many blocks' length.
     """
     pending: list[bytes] = []
     size = 0
