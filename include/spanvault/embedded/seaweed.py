@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import secrets
 import shutil
 import signal
@@ -19,6 +21,7 @@ from spanvault.errors import NotFound, Permanent, Retryable
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+_PORTS_FILE = "ports.json"
 _PROBE_BUCKET = "spanvault-start-probe"
 _SOCKETS = Path("/tmp")  # noqa: S108 - where the program puts them, whatever TMPDIR says
 
@@ -37,7 +40,6 @@ class SeaweedServer:
         self.access_key = "spanvault"
         self.secret_key = secrets.token_hex(16)
         self._port = port
-        self._ports: list[int] = []
         self._process: ServerProcess | None = None
 
     @property
@@ -105,7 +107,8 @@ class SeaweedServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         data = self.directory / "data"
         data.mkdir(exist_ok=True)
-        self._port, *others = self._ports = [self._port or free_ports(1)[0], *free_ports(7)]
+        self._port, *others = ports = [self._port or free_ports(1)[0], *free_ports(7)]
+        (self.directory / _PORTS_FILE).write_text(json.dumps(ports))
         self._process = ServerProcess.launch(
             [_weed(), *_arguments(data, self._port, others)],
             directory=self.directory,
@@ -127,10 +130,7 @@ class SeaweedServer:
         if self._process is not None:
             self._process.kill()
             self._process = None
-            # It also listens on unix sockets that it names itself, and a killed server leaves them.
-            for port in self._ports:
-                for socket in _SOCKETS.glob(f"seaweedfs-*-{port}.sock"):
-                    socket.unlink(missing_ok=True)
+            forget_sockets(self.directory)
 
     def remove(self) -> None:
         """Kill the server and delete all it has."""
@@ -170,6 +170,16 @@ class SeaweedServer:
         if time.monotonic() > deadline:
             self.stop()
             raise Retryable(f"S3 server {self.name!r} stored nothing within {timeout:g} s: {error} (log: {self.log}).")
+
+
+def forget_sockets(directory: Path) -> None:
+    """Delete the unix sockets of the killed server that had its data in `directory`: it names them itself, and leaves them."""
+    file = directory / _PORTS_FILE
+    with contextlib.suppress(OSError, ValueError):
+        for port in json.loads(file.read_text()):
+            for socket in _SOCKETS.glob(f"seaweedfs-*-{int(port)}.sock"):
+                socket.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
 
 
 def _weed() -> Path:
