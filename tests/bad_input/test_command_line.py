@@ -130,7 +130,7 @@ def test_a_collection_that_is_not_there(statement: str, capsys: Captured, databa
 
 
 def test_a_collection_command_on_an_empty_place(capsys: Captured, tmp_path: Path) -> None:
-    for command in (["check"], ["check", "--level", "checksums"], ["sweep"]):
+    for command in (["check"], ["check", "--level", "checksums"], ["rebuild-index"], ["sweep"]):
         refusal(capsys, 2, "collection", *command, f"file://{tmp_path}/none")
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 
 from spanvault.collection.documents import parse_document
+from spanvault.collection.identity import read_collection
 from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, manifest_key
 from spanvault.collection.lookup import complete_subdirs, is_complete
 from spanvault.collection.manifests import committed_numbers, parse_manifest
@@ -79,7 +80,11 @@ def list_entries(storage: Storage) -> Iterator[IndexEntry]:
 
 def rebuild(storage: Storage) -> RebuildCounts:
     """Make the index say what the manifests say: missing and unreadable entries are written, those of backups that are
-    gone are removed. A manifest that cannot be read is named and stops nothing. May be killed anywhere and run again."""
+    gone are removed. A manifest that cannot be read is named and stops nothing. May be killed anywhere and run again.
+
+    Raises NotFound where there is no collection.
+    """
+    read_collection(storage)
     before = {info.key for info in storage.list(INDEX_PREFIX)}  # before the walk: what is committed meanwhile stays
     kept = written = 0
     differing, problems, known = [], [], set()

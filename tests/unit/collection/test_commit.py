@@ -189,8 +189,9 @@ def test_rebuild_names_an_unreadable_manifest_and_goes_on(storage: LocalStorage)
 
 
 def test_nothing_there_is_said_in_a_sentence(storage: LocalStorage) -> None:
-    with pytest.raises(NotFound, match="no backup collection"):
-        resolve(storage, "LATEST")
+    for look in (rebuild, lambda place: resolve(place, "LATEST")):
+        with pytest.raises(NotFound, match="no backup collection"):
+            look(storage)
     run = write_uncommitted(storage)
     with pytest.raises(NotFound, match="does not contain a completed latest backup"):
         resolve(storage, "LATEST")
