@@ -14,8 +14,8 @@ A chain stays if **either** rule keeps it: it is one of the last *Keep last*, or
 ## When it is red
 
 The last line of the log says why: mostly storage that refuses a deletion (missing privilege, object lock). No chain is ever left
-half deleted and looking whole: its manifest goes before its files. Clear the task; `spanvault collection sweep` removes what an
-interrupted deletion left.
+half deleted and looking whole: its manifest goes before its files. Clear the task; `spanvault collection sweep --delete` removes
+what an interrupted deletion left.
 """
 
 dag = expire_dag("expire_backups", schedule="17 4 * * 0", collection="full", description="Delete old backups", doc_md=DOC)

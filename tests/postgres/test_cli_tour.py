@@ -60,7 +60,13 @@ def test_from_backup_to_restore_and_away(shop: TestDatabase, tmp_path: Path, cap
     checked = answer(capsys, "collection", "check", uri, "--level", "checksums")
     assert {row["outcome"] for row in checked} == {"pass"}
     assert len(answer(capsys, "collection", "rebuild-index", uri)) == 1
-    assert len(answer(capsys, "collection", "sweep", uri, "--dry-run")) == 1
+    lost = tmp_path / "collection" / taken["path"] / "000000/data/00000000-0000-4000-8000-000000000000.parquet"
+    lost.write_bytes(b"of a killed run")
+    swept = ("collection", "sweep", uri, "--older-than", "0s")
+    (counted,) = answer(capsys, *swept)
+    assert (int(counted["objects"]) > 0, counted["dry_run"], lost.exists()) == (True, "true", True)
+    (removed,) = answer(capsys, *swept, "--delete")
+    assert (removed["objects"], removed["dry_run"], lost.exists()) == (counted["objects"], "false", False)
 
     try:
         answer(

@@ -56,16 +56,16 @@ def rebuild_index(uri: UriArgument, form: FormatOption = Format.table) -> None:
 @app.command()
 def sweep(
     uri: UriArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this it is only counted.")] = False,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="DURATION", help="Leave what is younger: a run may be writing it.")
     ] = "24h",
     form: FormatOption = Format.table,
 ) -> None:
-    """Remove what runs that failed or were killed left behind; never anything that belongs to a backup."""
+    """Count what runs that failed or were killed left behind, or remove it; never anything that belongs to a backup."""
     age = parse_duration(older_than)
-    with session(_SWEPT if not dry_run else "Nothing was changed.") as context:
+    with session(_SWEPT if delete else "Nothing was changed.") as context:
         from spanvault.engine.maintenance import sweep as sweep_collection
 
-        result = sweep_collection(context, uri, dry_run=dry_run, older_than=age)
+        result = sweep_collection(context, uri, dry_run=not delete, older_than=age)
     show(result, form)

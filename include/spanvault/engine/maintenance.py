@@ -78,8 +78,8 @@ def rebuild_index(context: Context, uri: str) -> Result:
     return Result(columns=("written", "kept", "removed"), rows=((counts.written, counts.kept, counts.removed),))
 
 
-def sweep(context: Context, uri: str, *, dry_run: bool, older_than: timedelta = SAFE_AGE) -> Result:
-    """Remove garbage, or with `dry_run` count it."""
+def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timedelta = SAFE_AGE) -> Result:
+    """Count garbage, and remove it unless `dry_run`."""
     report = sweep_garbage(context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run)
     for problem in report.problems:
         context.progress.note(problem)

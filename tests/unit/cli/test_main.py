@@ -105,7 +105,8 @@ def test_an_unexpected_error_without_room_for_a_traceback(
         ([*BACKUP, "--dry-run"], "Nothing was changed."),
         (SHOW, "Nothing was changed."),
         (["collection", "check", "file:///b"], "Nothing was changed."),
-        (["collection", "sweep", "file:///b"], "Part of the garbage is removed; run it again for the rest."),
+        (["collection", "sweep", "file:///b"], "Nothing was changed."),
+        (["collection", "sweep", "file:///b", "--delete"], "Part of the garbage is removed; run it again for the rest."),
     ],
 )
 def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(
@@ -183,7 +184,7 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
     assert run(["collection", "check", "file:///b", "--level", "checksums"]) == 0
     assert run(["collection", "check", "file:///b"]) == 0
     assert run(["collection", "rebuild-index", "file:///b"]) == 0
-    assert run(["collection", "sweep", "file:///b", "--dry-run", "--older-than", "2d"]) == 0
+    assert run(["collection", "sweep", "file:///b", "--delete", "--older-than", "2d"]) == 0
     assert run(["collection", "sweep", "file:///b"]) == 0
     assert run(["protection", "list", "--cluster", "shop"]) == 0
     assert run(["protection", "release", "spanvault_1_shop", "--cluster", "shop"]) == 0
@@ -193,8 +194,8 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
         ("collection_check", ("file:///b", "checksums"), {}),
         ("collection_check", ("file:///b", "check_files"), {}),
         ("rebuild_index", ("file:///b",), {}),
-        ("sweep", ("file:///b",), {"dry_run": True, "older_than": timedelta(days=2)}),
-        ("sweep", ("file:///b",), {"dry_run": False, "older_than": timedelta(hours=24)}),
+        ("sweep", ("file:///b",), {"dry_run": False, "older_than": timedelta(days=2)}),
+        ("sweep", ("file:///b",), {"dry_run": True, "older_than": timedelta(hours=24)}),
         ("protection_list", (shop,), {}),
         ("protection_release", (shop, "spanvault_1_shop"), {}),
         ("preflight", (shop,), {}),
