@@ -20,8 +20,9 @@ import pytest
 from spanvault.backup import export, seal, sealing
 from spanvault.collection.receipts import read_receipts
 from spanvault.database.postgres import protect
+from spanvault.database.postgres.protect import Owner
 from spanvault.database.postgres.server import flush_lsn
-from spanvault.errors import Busy, SpanvaultError
+from spanvault.errors import BrokenChain, Busy, SpanvaultError
 from spanvault.model.request import BackupOptions
 from spanvault.storage.base import Storage
 from tests.kit.harness import Backup, Hook
@@ -587,3 +588,61 @@ def test_the_protection_is_kept_and_moved_or_given_up(backup: Backup) -> None:
     second.take()
     assert [row[0] for row in backup.database.execute(slots)] == [manifest.databases[0].protection.slot]
     assert len(backup.database.execute("select 1 from pg_publication where pubname like 'spanvault%'")) == 1
+
+
+def slot_of(backup: Backup) -> str:
+    return str(backup.database.execute("select slot_name from pg_replication_slots where database = current_database()")[0][0])
+
+
+def recreate(backup: Backup) -> None:
+    slot = slot_of(backup)
+    backup.database.execute("update t set n = 0 where id = 1")
+    backup.database.execute(f"select pg_drop_replication_slot('{slot}')")
+    backup.database.execute(f"select pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+
+
+def drop(backup: Backup) -> None:
+    backup.database.execute(f"select pg_drop_replication_slot('{slot_of(backup)}')")
+
+
+def move(backup: Backup) -> None:
+    backup.database.execute("update t set n = 0 where id = 1")
+    backup.database.execute(f"select pg_replication_slot_advance('{slot_of(backup)}', pg_current_wal_flush_lsn())")
+
+
+@pytest.mark.parametrize("interfere", [recreate, drop, move])
+def test_a_slot_that_somebody_else_touched_ends_the_backup_loudly(backup: Backup, interfere: Callable[[Backup], None]) -> None:
+    fill(backup.database)
+    backup.at = {"export.all": lambda: interfere(backup)}
+    with pytest.raises(BrokenChain, match=r"change log .* is gone|is ahead of this backup's start"):
+        backup.take()
+    assert not list(backup.folder.glob("*/*/*/chain/*"))
+    # The next run does not continue on the broken log; it plans anew and is whole.
+    assert_equal_to_source(backup)
+
+
+def test_two_backups_into_one_collection_at_once_are_two_backups_or_one_and_a_sentence(backup: Backup) -> None:
+    """The second begins and ends while the first exports; its commit moves the shared slot past the first's start."""
+    fill(backup.database)
+    second = Backup(backup.database, backup.folder, options=BackupOptions(workers=1, span_bytes=1 << 20))
+    backup.at = {"export.all": second.take}
+    with pytest.raises(BrokenChain, match="another backup of this collection was committed meanwhile"):
+        backup.take()
+    assert len(list(backup.folder.glob("*/*/*/chain/*.json"))) == 1
+    assert_equal_to_source(backup)
+
+
+def test_a_running_backup_renews_its_protection(backup: Backup) -> None:
+    fill(backup.database, 10)
+    comments: list[str] = []
+
+    def look() -> None:
+        query = "select obj_description(oid, 'pg_publication') from pg_publication where pubname like 'spanvault%'"
+        comments.append(str(backup.database.execute(query)[0][0]))
+
+    backup.at = {"plan.after_plan": look, "export.after_receipt": look, "seal.before_record": look}
+    backup.take()
+    ends = [Owner.model_validate_json(comment).expires_at for comment in comments]
+    assert len(ends) == 3
+    assert None not in ends
+    assert ends == sorted(set(ends), key=str)

@@ -1,16 +1,12 @@
-"""The end of a backup: the manifest, and the protection that moves on behind it."""
+"""The end of a backup: the list of files and the manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
 
-from spanvault.backup.prepare import protection_length
 from spanvault.collection.commit import commit
 from spanvault.collection.files import write_files
-from spanvault.config.clusters import Cluster
-from spanvault.database.postgres.connect import connect
-from spanvault.database.postgres.protect import Owner, advance, mark, release
 from spanvault.model.manifest import Manifest, Plan, SealRecord, Totals
 from spanvault.storage.base import Storage
 
@@ -48,21 +44,3 @@ def _totals(plan: Plan, record: SealRecord) -> Totals:
         files=len(record.files),
         source_bytes=sum(table.bytes for planned in plan.databases for table in planned.database.tables),
     )
-
-
-def move_protection(cluster: Cluster, manifest: Manifest, collection: str, clock: Callable[[], datetime]) -> None:
-    """After the commit: move every slot to the layer's end, or give the protection up if the backup asked for that.
-
-    Idempotent; a slot is never moved backwards.
-    """
-    keep = manifest.request.options.protection != "none"
-    for entry in manifest.databases:
-        protection = entry.protection
-        with connect(cluster.primary, protection.database, purpose="protection") as connection:
-            if not keep:
-                release(connection, protection.slot, protection.publication)
-                continue
-            advance(connection, protection.slot, manifest.end.lsn)
-            expires_at = clock() + protection_length(manifest.request)
-            owner = Owner(collection_id=manifest.collection_id, collection=collection, expires_at=expires_at)
-            mark(connection, protection.publication, owner)

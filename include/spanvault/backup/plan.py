@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from spanvault.errors import NotFound
@@ -11,7 +12,10 @@ from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, 
 
 # Airflow maps one task to each batch and refuses more than 1,024.
 MAX_BATCHES = 1000
+# The plan names every span, and stays a document that one can read at once.
+MAX_SPANS = 50_000
 BATCH_BYTES = 256 << 20
+MIN_BATCH_BYTES = 8 << 20
 
 
 def databases_of(target: Target, existing: Sequence[str], connected: str) -> list[str]:
@@ -55,6 +59,12 @@ def slices_of(table: Table, span_bytes: int) -> list[tuple[int, int | None]]:
     return list(zip(firsts, [*firsts[1:], None], strict=True))
 
 
+def span_size(databases: Iterable[Database], wanted: int) -> int:
+    """The table bytes of a span: as wanted, but so that no more than MAX_SPANS come out of all databases."""
+    total = sum(table.bytes for database in databases for table in database.tables)
+    return max(wanted, -(-total // MAX_SPANS))
+
+
 def spans_of(database: Database, span_bytes: int) -> Iterator[Span]:
     """The slices of all tables that are exported fuzzily, in the database's order of tables."""
     for table in database.tables:
@@ -75,10 +85,11 @@ def spans_of(database: Database, span_bytes: int) -> Iterator[Span]:
 def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers: int) -> tuple[Batch, ...]:
     """Spans packed into batches of about equal size, at most MAX_BATCHES; neighbours stay together.
 
-    Aims at BATCH_BYTES, but at no fewer than four batches a worker, so that the last ones do not leave workers idle.
+    Aims at BATCH_BYTES, but at no fewer than four batches a worker, so that the last ones do not leave workers idle; yet
+    at MIN_BATCH_BYTES at least, below which a task costs more to start than to do.
     """
     total = sum(span.estimated_bytes for span in spans)
-    aim = max(1, min(BATCH_BYTES, total // (workers * 4) or 1), -(-total // (MAX_BATCHES // 2)))
+    aim = max(MIN_BATCH_BYTES, min(BATCH_BYTES, total // (workers * 4)), -(-total // (MAX_BATCHES // 2)))
     most = -(-len(spans) // MAX_BATCHES) if len(spans) > MAX_BATCHES else 0
     groups: list[list[Span]] = []
     size = 0
@@ -89,10 +100,16 @@ def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers
             size = 0
         groups[-1].append(span)
         size += span.estimated_bytes
+    slices = Counter((span.database, span.table_oid) for span in spans)
+    seen: Counter[tuple[str, int]] = Counter()
+    places: dict[str, int] = {}
+    for span in spans:
+        seen[span.database, span.table_oid] += 1
+        places[span.id] = seen[span.database, span.table_oid]
     return tuple(
         Batch(
             index=index,
-            label=_label(group, names),
+            label=_label(group, names, slices, places),
             spans=tuple(group),
             estimated_bytes=sum(span.estimated_bytes for span in group),
         )
@@ -100,8 +117,14 @@ def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers
     )
 
 
-def _label(spans: Sequence[Span], names: dict[tuple[str, int], str]) -> str:
-    """`shop.public.orders (3 of 8 slices)` is too fine: the tables' names, shortened."""
-    found = list(dict.fromkeys(names[span.database, span.table_oid] for span in spans))
+def _label(
+    spans: Sequence[Span], names: dict[tuple[str, int], str], slices: Counter[tuple[str, int]], places: dict[str, int]
+) -> str:
+    """For people: `public.orders 3-4/8, public.notes and 2 more`."""
+    found = []
+    for table in dict.fromkeys((span.database, span.table_oid) for span in spans):
+        own = [places[span.id] for span in spans if (span.database, span.table_oid) == table]
+        part = f" {own[0]}-{own[-1]}/{slices[table]}" if len(own) > 1 else f" {own[0]}/{slices[table]}"
+        found.append(names[table] + (part if len(own) < slices[table] else ""))
     more = f" and {len(found) - 2} more" if len(found) > 2 else ""
     return ", ".join(found[:2]) + more

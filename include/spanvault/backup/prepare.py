@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, spans_of
+from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
+from spanvault.backup.protection import protection_length
 from spanvault.backup.sealing import query_of
 from spanvault.collection.commit import committed_run
 from spanvault.collection.identity import ensure_collection
@@ -21,21 +22,23 @@ from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
 from spanvault.model.request import BackupRequest
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
-from spanvault.model.units import parse_duration
 from spanvault.statement.render import render_redacted
 from spanvault.storage.base import Storage
 
-RUN_PROTECTION = timedelta(hours=4)  # how long a run that shows no sign of life keeps the source's log
 _LOOK_BACK = 50  # chains searched for an unfinished run of the same request
 
 
-def own_plan(storage: Storage, run_key: str, planned_at: datetime) -> Plan | None:
-    """The plan that an earlier try of this very run left, finished or not."""
-    for subdir in _subdirs_from(planned_at):
-        plan = read_plan(storage, subdir)
-        if plan is None:
+def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
+    """The plan that an earlier try of this very run left, finished or not.
+
+    A run is planned when it begins, never before it was due, so only the chains since then are looked through.
+    """
+    earliest = subdir_of(due)
+    for subdir in chain_subdirs(storage):
+        if subdir < earliest:
             return None
-        if plan.run_key == run_key:
+        plan = read_plan(storage, subdir)
+        if plan is not None and plan.run_key == run_key:
             return plan
     return None
 
@@ -76,11 +79,10 @@ def make_plan(
     request: BackupRequest,
     *,
     run_key: str,
-    planned_at: datetime,
     clock: Callable[[], datetime],
     wait_seconds: float,
 ) -> Plan:
-    """Examine and protect the source, then write PLAN.json under the first free time at or after `planned_at`.
+    """Examine and protect the source, then write PLAN.json under the first free time from now on.
 
     The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
     what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
@@ -93,6 +95,7 @@ def make_plan(
     owner = Owner(collection_id=collection.id, collection=storage.display_uri, expires_at=clock() + protection_length(request))
     databases = tuple(_plan_database(cluster, request, name, owner, wait_seconds) for name in names)
     _check_patterns(request, cluster.primary.database, databases, cluster)
+    planned_at = clock()
     draft = _draft(collection, source, request, run_key, planned_at, databases)
     for subdir in _subdirs_from(planned_at):
         plan = draft.model_copy(update={"subdir": subdir})
@@ -102,12 +105,6 @@ def make_plan(
         if present is not None and present.run_key == run_key:
             return present  # another try of this run was faster
     raise Refused(f"The collection {storage.display_uri} holds too many backups of one second; try again.")
-
-
-def protection_length(request: BackupRequest) -> timedelta:
-    """How long the source keeps its log after a sign of life: at least as long as a run may be silent."""
-    asked = request.options.protection
-    return RUN_PROTECTION if asked == "none" else max(RUN_PROTECTION, parse_duration(asked))
 
 
 def _plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
@@ -170,7 +167,8 @@ def _draft(
     planned_at: datetime,
     databases: tuple[PlannedDatabase, ...],
 ) -> Plan:
-    spans = [span for planned in databases for span in spans_of(planned.database, request.options.span_bytes)]
+    span_bytes = span_size((planned.database for planned in databases), request.options.span_bytes)
+    spans = [span for planned in databases for span in spans_of(planned.database, span_bytes)]
     several = len(databases) > 1
     names = {
         (planned.database.name, table.oid): f"{planned.database.name}.{table.qualified}" if several else table.qualified

@@ -24,7 +24,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.dump import dump_globals
 from spanvault.database.postgres.server import flush_lsn, timeline
 from spanvault.database.postgres.window import peek
-from spanvault.errors import BrokenChain, Busy, Retryable, StateUnknown
+from spanvault.errors import BrokenChain, Busy, Retryable
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, Receipt, SealRecord
 from spanvault.model.target import ClusterTarget
@@ -38,16 +38,17 @@ def seal(run: Run) -> str:
     Raises Busy when open transactions do not let the cut be fixed, BrokenChain when the source is no longer the one
     that was exported, Retryable when DDL did not leave a quiet moment in `seal_tries` tries.
     """
-    for left in reversed(range(run.seal_tries)):
+    tries = 0
+    while True:
+        tries += 1
         try:
             record = _try_seal(run)
             run.reached("seal.before_record")
             return put_seal(run.storage, record)
         except (SnapshotTooOld, SchemaMoved) as error:
-            if not left:
-                raise Retryable(f"{error} The seal was tried {run.seal_tries} times; run the backup again.") from None
+            if tries >= run.seal_tries:
+                raise Retryable(f"{error} The seal was tried {tries} times; run the backup again.") from None
             run.progress.note(f"{error} Sealing again with a new cut.")
-    raise StateUnknown("unreachable")
 
 
 def _try_seal(run: Run) -> SealRecord:
@@ -112,7 +113,7 @@ def _check_source(run: Run, receipts: Iterable[Receipt], end: Lsn) -> None:
 def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     """Decode the database's window, read anew what the log cannot heal, and fill in what it left out."""
     start, own_end = entry.planned.protection.start, entry.snapshot.lsn
-    with peek(run.cluster.primary, entry.planned.protection, own_end) as messages:
+    with peek(run.cluster.primary, entry.planned.protection, start, own_end) as messages:
         entry.changes.read(messages, start, own_end)
     run.reached("seal.after_window")
     entry.distrust(run.cluster.primary)
@@ -128,7 +129,7 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     small = ChangeLog(run.storage, run.plan.subdir, run.plan.number, entry.name)
     small.track(changes.table for changes in entry.healed())
     small.window.changes = entry.changes.window.changes + 1
-    with peek(run.cluster.primary, entry.planned.protection, end) as messages:
+    with peek(run.cluster.primary, entry.planned.protection, entry.snapshot.lsn, end) as messages:
         chunks = small.read_small(messages, entry.snapshot.lsn, end)
     follow(run, entry, small, chunks)
     entry.read_sequences(run.cluster.primary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spanvault.backup.plan import batches_of, databases_of, select_tables, spans_of
+from spanvault.backup.plan import batches_of, databases_of, select_tables, span_size, spans_of
 from spanvault.backup.sealing import query_of
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import read_database, read_tables, user_databases
@@ -33,7 +33,7 @@ def estimate(context: Context, cluster: Cluster, request: BackupRequest) -> Resu
             tables = select_tables(request.target, name, cluster.primary.database, read_tables(query))
             databases.append(read_database(query).model_copy(update={"tables": tables}))
     stored = [table for database in databases for table in database.tables if table.capture != "none"]
-    spans = [span for database in databases for span in spans_of(database, request.options.span_bytes)]
+    spans = [span for database in databases for span in spans_of(database, span_size(databases, request.options.span_bytes))]
     labels = {(database.name, table.oid): table.name for database in databases for table in database.tables}
     size = sum(table.bytes for table in stored)
     speed = request.options.rate_limit or _BYTES_PER_WORKER_SECOND * request.options.workers

@@ -20,7 +20,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
-    plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), planned_at=context.clock(), adopt=True)
+    plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
     total = sum(batch.estimated_bytes for batch in plan.batches)
     context.progress.step("export", total_bytes=total, total_units=sum(len(batch.spans) for batch in plan.batches))
     if processes and len(plan.batches) > 1 and request.options.workers > 1:

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from spanvault.backup.export import BatchSummary
 from spanvault.backup.export import export_batch as export
-from spanvault.backup.finish import commit_seal, move_protection
+from spanvault.backup.finish import commit_seal
 from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_plan
+from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
 from spanvault.collection.commit import committed_run
 from spanvault.collection.seals import read_seal
@@ -19,15 +20,22 @@ from spanvault.model.request import BackupRequest
 
 
 def plan_backup(
-    context: Context, cluster: Cluster, request: BackupRequest, *, run_key: str, planned_at: datetime, adopt: bool = False
+    context: Context,
+    cluster: Cluster,
+    request: BackupRequest,
+    *,
+    run_key: str,
+    due: datetime | None = None,
+    adopt: bool = False,
 ) -> Plan:
-    """The run's plan: the one that an earlier try left, with `adopt` an unfinished one of the same request, or a new.
+    """The run's plan: the one that an earlier try left since the run was `due`, with `adopt` an unfinished one of the
+    same request, or a new one, planned now.
 
     Protections on the cluster that have expired are released on the way.
     """
     storage = context.storage(request.into)
     context.progress.step("plan")
-    found = own_plan(storage, run_key, planned_at)
+    found = own_plan(storage, run_key, due) if due is not None else None
     if found is None and adopt:
         found = unfinished_plan(storage, cluster, redacted(request))
         if found is not None:
@@ -40,7 +48,6 @@ def plan_backup(
         cluster,
         request,
         run_key=run_key,
-        planned_at=planned_at,
         clock=context.clock,
         wait_seconds=context.settings.wait_for_writers,
     )
@@ -53,6 +60,7 @@ def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, inde
     run = context.run(cluster, into, plan)
     if committed_run(run.storage, plan.subdir, plan.number) is not None:
         return BatchSummary(index=index, spans=0, skipped=len(plan.batches[index].spans), rows=0, bytes=0)
+    renew(cluster, plan, context.clock)
     return export(run, index)
 
 
@@ -61,6 +69,7 @@ def seal_backup(context: Context, cluster: Cluster, into: str, plan: Plan) -> st
     run = context.run(cluster, into, plan)
     if committed_run(run.storage, plan.subdir, plan.number) is not None:
         return ""
+    renew(cluster, plan, context.clock)
     return seal(run)
 
 
@@ -78,5 +87,5 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
 
 def advance_protection(context: Context, cluster: Cluster, manifest: Manifest) -> None:
     """Let the source forget what is now on storage, or the whole protection if it was asked for this backup only."""
-    move_protection(cluster, manifest, manifest.request.into, context.clock)
+    move_on(cluster, manifest, context.clock)
     context.reached("protection.after_advance")

@@ -103,9 +103,6 @@ def run_key(context: Context) -> str:
     return f"{dag_run.dag_id}/{dag_run.run_id}"
 
 
-def planned_at(context: Context) -> datetime:
-    """When the run was due (UTC): the end of its data interval, or the moment it was triggered; the same for every try.
-
-    The logical date would be the interval's start, a whole interval before the data is read.
-    """
+def due(context: Context) -> datetime:
+    """When the run was due (UTC): the end of its data interval, or the moment it was triggered; the same for every try."""
     return context["dag_run"].run_after.astimezone(UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from spanvault_airflow.operators.base import SpanvaultOperator, planned_at, run_key
+from spanvault_airflow.operators.base import SpanvaultOperator, due, run_key
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -82,9 +82,7 @@ class PlanBackupOperator(SpanvaultOperator):
         from spanvault.engine.steps import plan_backup
 
         request = self.request()
-        plan = plan_backup(
-            self.engine(), self.cluster_named(self.cluster), request, run_key=run_key(context), planned_at=planned_at(context)
-        )
+        plan = plan_backup(self.engine(), self.cluster_named(self.cluster), request, run_key=run_key(context), due=due(context))
         self.log.info("Backup %s: %s batches into %s", plan.subdir, len(plan.batches), request.into)
         context["ti"].xcom_push("plan", PlanHandle(into=request.into, subdir=plan.subdir, number=plan.number))
         return batch_handles(plan.batches)

@@ -7,6 +7,7 @@ lengths; only the key is taken out, and the rest of the message is kept as bytes
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -19,6 +20,11 @@ EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _BEGIN, _COMMIT, _RELATION, _INSERT, _UPDATE, _DELETE, _TRUNCATE = b"BCRIUDT"
 _SKIPPED: Final = frozenset(b"OYM")  # origin, type, logical message
 _NEW, _TEXT, _UNCHANGED_TOAST = b"Ntu"
+
+# Reading a number in place takes half the time of cutting its bytes out first.
+_u16 = struct.Struct(">H").unpack_from
+_u32 = struct.Struct(">I").unpack_from
+_begin = struct.Struct(">QqI").unpack_from
 
 
 class Unchanged:
@@ -87,23 +93,22 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
     for message in messages:
         kind = message[0]
         if kind == _UPDATE:
-            if inside and (sink := sinks.get(int.from_bytes(message[1:5]))) is not None:
+            if inside and (sink := sinks.get(_u32(message, 1)[0])) is not None:
                 sequence += 2
                 if message[5] == _NEW:
                     sink.update(message, 0, 6, Change(lsn, xid, time, sequence))
                 else:
                     sink.update(message, 6, tuple_end(message, 6) + 1, Change(lsn, xid, time, sequence))
         elif kind == _INSERT:
-            if inside and (sink := sinks.get(int.from_bytes(message[1:5]))) is not None:
+            if inside and (sink := sinks.get(_u32(message, 1)[0])) is not None:
                 sequence += 2
                 sink.insert(message, 6, Change(lsn, xid, time, sequence))
         elif kind == _DELETE:
-            if inside and (sink := sinks.get(int.from_bytes(message[1:5]))) is not None:
+            if inside and (sink := sinks.get(_u32(message, 1)[0])) is not None:
                 sequence += 2
                 sink.delete(message, 6, Change(lsn, xid, time, sequence))
         elif kind == _BEGIN:
-            lsn, time = int.from_bytes(message[1:9]), int.from_bytes(message[9:17], signed=True)
-            xid = int.from_bytes(message[17:21])
+            lsn, time, xid = _begin(message, 1)
             inside = start <= lsn < end
             if inside:
                 window.transactions += 1
@@ -112,7 +117,7 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
         elif kind == _COMMIT:
             window.changes = sequence // 2
         elif kind == _RELATION:
-            sink = sinks.get(int.from_bytes(message[1:5]))
+            sink = sinks.get(_u32(message, 1)[0])
             if sink is not None:
                 sink.relation(relation_columns(message))
         elif kind == _TRUNCATE:
@@ -130,7 +135,7 @@ def relation_columns(message: bytes) -> list[str]:
     """The column names of a Relation message, in order."""
     at = message.index(0, 5) + 1  # past the schema's name
     at = message.index(0, at) + 2  # past the table's name and its replica identity
-    count = int.from_bytes(message[at : at + 2])
+    count = _u16(message, at)[0]
     at += 2
     names = []
     for _ in range(count):
@@ -142,28 +147,28 @@ def relation_columns(message: bytes) -> list[str]:
 
 def truncated_tables(message: bytes) -> list[int]:
     """The OIDs of the published tables that a Truncate message empties."""
-    count = int.from_bytes(message[1:5])
-    return [int.from_bytes(message[at : at + 4]) for at in range(6, 6 + 4 * count, 4)]
+    count = _u32(message, 1)[0]
+    return [_u32(message, at)[0] for at in range(6, 6 + 4 * count, 4)]
 
 
 def tuple_end(message: bytes, at: int) -> int:
     """Where the tuple that begins at `at` ends."""
-    count = int.from_bytes(message[at : at + 2])
+    count = _u16(message, at)[0]
     at += 2
     for _ in range(count):
-        at += 5 + int.from_bytes(message[at + 1 : at + 5]) if message[at] == _TEXT else 1
+        at += 5 + _u32(message, at + 1)[0] if message[at] == _TEXT else 1
     return at
 
 
 def tuple_values(message: bytes, at: int) -> list[Value]:
     """All values of the tuple that begins at `at`, as the bytes of their text."""
-    count = int.from_bytes(message[at : at + 2])
+    count = _u16(message, at)[0]
     at += 2
     values: list[Value] = []
     for _ in range(count):
         kind = message[at]
         if kind == _TEXT:
-            stop = at + 5 + int.from_bytes(message[at + 1 : at + 5])
+            stop = at + 5 + _u32(message, at + 1)[0]
             values.append(message[at + 5 : stop])
             at = stop
         else:
@@ -176,13 +181,13 @@ def has_unchanged(message: bytes, at: int) -> bool:
     """Whether the tuple that begins at `at` leaves out an unchanged TOASTed value."""
     if message.find(b"u", at) < 0:  # most tuples; one search is far cheaper than the walk
         return False
-    count = int.from_bytes(message[at : at + 2])
+    count = _u16(message, at)[0]
     at += 2
     for _ in range(count):
         kind = message[at]
         if kind == _UNCHANGED_TOAST:
             return True
-        at += 5 + int.from_bytes(message[at + 1 : at + 5]) if kind == _TEXT else 1
+        at += 5 + _u32(message, at + 1)[0] if kind == _TEXT else 1
     return False
 
 
@@ -193,10 +198,10 @@ def key_parts(message: bytes, at: int, positions: tuple[int, ...]) -> tuple[byte
     position = 0
     for wanted in positions:
         while position < wanted:
-            at += 5 + int.from_bytes(message[at + 1 : at + 5]) if message[at] == _TEXT else 1
+            at += 5 + _u32(message, at + 1)[0] if message[at] == _TEXT else 1
             position += 1
         if message[at] == _TEXT:
-            stop = at + 5 + int.from_bytes(message[at + 1 : at + 5])
+            stop = at + 5 + _u32(message, at + 1)[0]
             found.append(message[at + 5 : stop])
             at = stop
         else:

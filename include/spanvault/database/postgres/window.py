@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import errors as pg_errors
+from psycopg.rows import TupleRow
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import connect
@@ -22,19 +23,21 @@ _PEEK = (
 
 
 @contextmanager
-def peek(endpoint: Endpoint, protection: Protection, upto: Lsn) -> Iterator[Iterator[bytes]]:
-    """The pgoutput messages from the slot's position up to the first commit at or beyond `upto`, as an iterator.
+def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> Iterator[Iterator[bytes]]:
+    """The pgoutput messages from `start` or before up to the first commit at or beyond `upto`, as an iterator.
 
     Reads a temporary copy of the slot, so that other readers are not locked out and nothing moves. Rows of a COPY in
     binary stream with bounded memory on this side; the server spills to its own disk. The window's exact borders are
     the decoder's business: the copy may begin earlier (a slot lags after a crash) and end one transaction later.
 
-    Raises BrokenChain when the slot is gone or invalidated, Busy when no slot is free, Retryable on a lost connection.
+    Raises BrokenChain when the slot is gone, invalidated or ahead of `start` (the log between is then lost), Busy when no
+    slot is free, Retryable on a lost connection.
     """
     connection = connect(endpoint, protection.database, purpose="window")
     copy_name = f"spanvault_copy_{connection.info.backend_pid}"
     try:
         connection.execute("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, true)", (protection.slot, copy_name))
+        _check_position(connection, copy_name, protection, start)
         statement = _PEEK.format(
             slot=_literal(copy_name, connection),
             upto=_literal(str(upto), connection),
@@ -54,6 +57,18 @@ def peek(endpoint: Endpoint, protection: Protection, upto: Lsn) -> Iterator[Iter
         raise Retryable(f"Reading the change log of database {protection.database!r} stopped: {_first_line(error)}.") from None
     finally:
         connection.close()  # the temporary copy ends with its session
+
+
+def _check_position(connection: psycopg.Connection[TupleRow], copy_name: str, protection: Protection, start: Lsn) -> None:
+    """A slot that somebody made anew, or moved, silently begins later: what came before would be missing."""
+    row = connection.execute(
+        "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", (copy_name,)
+    ).fetchone()
+    if row is None or Lsn.parse(row[0]) > start:
+        raise BrokenChain(
+            f"The slot {protection.slot!r} is ahead of this backup's start {start}: it was made anew, or another backup of "
+            "this collection was committed meanwhile. The log in between is lost to this backup; start a new one."
+        )
 
 
 def _literal(text: str, connection: psycopg.Connection[tuple[object, ...]]) -> str:
