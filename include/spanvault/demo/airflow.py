@@ -102,6 +102,8 @@ class DemoAirflow:
         """Start the components; they need seconds until `wait_until_ready`."""
         self._port = self._asked_port or free_ports(1)[0]
         for name, options in COMPONENTS.items():
+            if self._closing.is_set():
+                return
             folder = self._folder / f"airflow-{name}"
             folder.mkdir(exist_ok=True)
             self._components[name] = ServerProcess.launch(
@@ -174,13 +176,13 @@ class DemoAirflow:
         return stopped + ([] if self._metadata.is_running() else [self._metadata.name])
 
     def abandon(self) -> None:
-        """Make a `prepare` that runs in another thread end soon."""
+        """Make what another thread does here end soon."""
         self._closing.set()
         if self._migration is not None and self._migration.poll() is None:
             kill_tree(self._migration.pid)
 
     def stop(self) -> None:
-        """Kill everything of it; what it wrote stays. No `prepare` may be under way."""
+        """Kill everything of it; what it wrote stays. Nothing else may be under way here."""
         if self._client is not None:
             self._client.close()
         for process in reversed(self._components.values()):
@@ -199,12 +201,14 @@ class DemoAirflow:
     def _wait_for(self, look: Callable[[], Value | None], what: str, timeout: float) -> Value:
         deadline = time.monotonic() + timeout
         while (found := look()) is None:
+            if self._closing.is_set():
+                raise Retryable("Airflow is being stopped.")
             ended = self.stopped_parts()
             if ended:
                 raise Permanent(f"{ended[0]} ended by itself; its log is below {self._folder / ended[0]}.")
             if time.monotonic() > deadline:
                 raise Retryable(f"Airflow took more than {timeout:g} s {what}; its logs are below {self._folder}.")
-            time.sleep(0.2)
+            self._closing.wait(0.2)
         return found
 
     def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import psycopg
 import yaml
 
 from spanvault.demo.place import OBJECT_STORE
-from spanvault.embedded.ports import LOOPBACK
+from spanvault.embedded.ports import LOOPBACK, free_ports
 from spanvault.embedded.postgres import PostgresServer
 from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.errors import Retryable
@@ -22,6 +22,9 @@ SHOP = "shop"
 S3_CONNECTION = "demo_s3"
 BUCKET = "backups"
 COLLECTION_BASE = f"s3://{BUCKET}/demo?conn_id={S3_CONNECTION}"
+
+_PRIMARY_PLACE = "region=eu,zone=a"
+_STANDBYS = {"standby_b": "region=eu,zone=b", "standby_us": "region=us,zone=a"}
 
 _SETTINGS = {
     "wal_level": "logical",
@@ -37,15 +40,16 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Node:
-    """A server and its place."""
+    """A server, its place and its port."""
 
-    server: PostgresServer
+    name: str
     locality: str
+    port: int
 
     @property
     def conn_id(self) -> str:
         """The Airflow Connection that leads to it."""
-        return f"demo_{self.server.name}"
+        return f"demo_{self.name}"
 
 
 class DemoCluster:
@@ -54,8 +58,8 @@ class DemoCluster:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.primary = PostgresServer(folder / "primary", settings=_SETTINGS, name="primary")
-        self.nodes = [Node(self.primary, "region=eu,zone=a")]
         self._servers = [self.primary]
+        self._standby_ports = dict(zip(_STANDBYS, free_ports(len(_STANDBYS)), strict=True))
         self.s3 = SeaweedServer(folder / OBJECT_STORE, name="object store")
 
     @property
@@ -74,10 +78,15 @@ class DemoCluster:
 
     def add_standbys(self) -> None:
         """Copy the primary twice; return when both stream from it."""
-        places = {"standby_b": "region=eu,zone=b", "standby_us": "region=us,zone=a"}
-        with ThreadPoolExecutor(len(places)) as pool:
-            self.nodes += pool.map(lambda name: Node(self._standby(name), places[name]), places)
-        self._wait_until_streaming(len(places))
+        with ThreadPoolExecutor(len(_STANDBYS)) as pool:
+            list(pool.map(self._add_standby, _STANDBYS))
+        self._wait_until_streaming(len(_STANDBYS))
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The primary, once it runs, and the standbys, which come later."""
+        standbys = [Node(name, _STANDBYS[name], port) for name, port in self._standby_ports.items()]
+        return [Node(self.primary.name, _PRIMARY_PLACE, self.primary.port), *standbys]
 
     def url(self, database: str = SHOP) -> str:
         """A database on the primary."""
@@ -99,8 +108,8 @@ class DemoCluster:
             node.conn_id: {
                 "conn_type": "postgres",
                 "host": LOOPBACK,
-                "port": node.server.port,
-                "login": node.server.SUPERUSER,
+                "port": node.port,
+                "login": PostgresServer.SUPERUSER,
                 "schema": "postgres",
             }
             for node in self.nodes
@@ -108,8 +117,8 @@ class DemoCluster:
         return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(one) for name, one in {**nodes, S3_CONNECTION: store}.items()}
 
     def write_clusters_file(self) -> None:
-        """Write clusters.yaml with the nodes there are."""
-        nodes = [{"name": node.server.name, "conn_id": node.conn_id, "locality": node.locality} for node in self.nodes]
+        """Write clusters.yaml."""
+        nodes = [{"name": node.name, "conn_id": node.conn_id, "locality": node.locality} for node in self.nodes]
         self.clusters_file.write_text(yaml.safe_dump({"clusters": {CLUSTER: {"nodes": nodes}}}, sort_keys=False))
 
     def stopped_parts(self) -> list[str]:
@@ -127,11 +136,10 @@ class DemoCluster:
         self.s3.start()
         self.s3.create_bucket(BUCKET)
 
-    def _standby(self, name: str) -> PostgresServer:
-        standby = PostgresServer.standby_of(self.primary, self._folder / name, name=name)
+    def _add_standby(self, name: str) -> None:
+        standby = PostgresServer.standby_of(self.primary, self._folder / name, name=name, port=self._standby_ports[name])
         self._servers.append(standby)
         standby.start()
-        return standby
 
     def _wait_until_streaming(self, count: int, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout

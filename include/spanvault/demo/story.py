@@ -1,9 +1,8 @@
-"""The demo's script: servers, shop, load, backup in Airflow, restore in Airflow, proof."""
+"""The demo's script: servers, shop, load, backup in Airflow, restore by the command line, proof."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from spanvault.demo.load import WriteLoad
 from spanvault.demo.narrator import Narrator
 from spanvault.demo.place import Knobs
 from spanvault.demo.prove import Proof, prove
+from spanvault.demo.shell import CommandLine, shown_command
 from spanvault.demo.shop import fill
 from spanvault.engine.context import Context
 from spanvault.errors import Damaged, Permanent
@@ -30,8 +30,6 @@ from spanvault.model.uri import StorageUri
 RESTORED = "shop_restored"
 BACKUP_DAG, RESTORE_DAG = "full_backup", "restore"
 
-_COMMAND = Path(sys.executable).with_name("spanvault")
-
 _CAPTIONS = {
     (BACKUP_DAG, "plan"): "plan: the change log is protected, the work is split",
     (BACKUP_DAG, "export"): "export",
@@ -39,10 +37,6 @@ _CAPTIONS = {
     (BACKUP_DAG, "write_manifest"): "write_manifest: committed by one conditional PUT",
     (BACKUP_DAG, "validate"): "validate: every file is there",
     (BACKUP_DAG, "advance_protection"): "advance_protection: the source may forget its log up to the cut",
-    (RESTORE_DAG, "plan"): "plan: nothing on the target would be overwritten",
-    (RESTORE_DAG, "restore_schema"): "restore_schema: types, tables, partitions, functions",
-    (RESTORE_DAG, "load"): "load",
-    (RESTORE_DAG, "finish_restore"): "finish_restore: indexes, foreign keys, sequences, views",
 }
 
 
@@ -56,7 +50,9 @@ class Story:
         self._cluster = DemoCluster(folder)
         self._airflow = DemoAirflow(folder, port=knobs.port)
         self._load: WriteLoad | None = None
-        self._pool = ThreadPoolExecutor(1)
+        self._shell = CommandLine()
+        self._pool = ThreadPoolExecutor(2)
+        self._variables: dict[str, str] = {}
         self.told = False
 
     @property
@@ -86,18 +82,7 @@ class Story:
             f"back up {SHOP} into S3",
         )
         manifest = self._manifest()
-        self._run(
-            RESTORE_DAG,
-            {
-                "cluster": CLUSTER,
-                "collection": self.collection,
-                "subdir": manifest.subdir,
-                "scope": "database",
-                "names": [SHOP],
-                "new_db_name": RESTORED,
-            },
-            f"restore it as {RESTORED}",
-        )
+        self._restore(manifest)
         proof = self._prove(manifest)
         self._summary(began, backup_run, manifest, proof)
         self._load.calm_down()
@@ -120,41 +105,44 @@ class Story:
         self._narrator.close()
         if self._load is not None:
             self._load.stop()
+        self._shell.stop()
         self._airflow.abandon()
         self._pool.shutdown()
         self._airflow.stop()
         self._cluster.stop()
 
     def _start_servers(self) -> None:
-        prepared = self._pool.submit(self._prepare_airflow)
-        with self._narrator.step("starting PostgreSQL and S3", "PostgreSQL 18 and an S3 server (SeaweedFS) run"):
-            self._cluster.start()
+        started = self._pool.submit(self._start_cluster)
+        airflow = self._pool.submit(self._start_airflow, started)
+        started.result()
         with self._narrator.step(f"filling the shop with {self._knobs.megabytes} MB") as step:
             size = fill(self._cluster.url(), self._knobs.megabytes)
             step.text = f"The shop is filled: {size.tables} tables, {size.rows:,} rows, {decimal(size.bytes)}"
         with self._narrator.step("copying the primary to two standbys") as step:
             self._cluster.add_standbys()
-            places = ", ".join(f"{node.server.name} ({node.locality})" for node in self._cluster.nodes[1:])
+            places = ", ".join(f"{node.name} ({node.locality})" for node in self._cluster.nodes[1:])
             step.text = f"Two standbys stream from the primary: {places}"
-        self._start_airflow(prepared)
+        airflow.result()
 
-    def _prepare_airflow(self) -> None:
+    def _start_cluster(self) -> None:
+        with self._narrator.step("starting PostgreSQL and S3", "PostgreSQL 18 and an S3 server (SeaweedFS) run"):
+            self._cluster.start()
+        self._cluster.write_clusters_file()
+        self._variables = {"SPANVAULT_CLUSTERS_FILE": str(self._cluster.clusters_file), **self._cluster.connections()}
+        self._write_env_file()
+
+    def _start_airflow(self, cluster_started: Future[None]) -> None:
         with self._narrator.step("preparing Airflow's database", "Airflow's own database is prepared"):
             self._airflow.prepare()
-
-    def _start_airflow(self, prepared: Future[None]) -> None:
-        self._cluster.write_clusters_file()
-        variables = {"SPANVAULT_CLUSTERS_FILE": str(self._cluster.clusters_file), **self._cluster.connections()}
-        self._write_env_file(variables)
-        prepared.result()
+        cluster_started.result()
         with self._narrator.step("waiting for Airflow") as step:
-            self._airflow.start({"SPANVAULT_COLLECTION_BASE": COLLECTION_BASE, **variables})
+            self._airflow.start({"SPANVAULT_COLLECTION_BASE": COLLECTION_BASE, **self._variables})
             self._airflow.wait_until_ready(BACKUP_DAG, RESTORE_DAG, "validate_backup")
             step.text = f"Airflow runs: {self._airflow.address}"
 
-    def _write_env_file(self, variables: dict[str, str]) -> None:
+    def _write_env_file(self) -> None:
         self.env_file.touch(mode=0o600)
-        self.env_file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+        self.env_file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in self._variables.items()))
 
     def _run(self, dag_id: str, conf: dict[str, object], what: str) -> str:
         run_id = self._airflow.trigger(dag_id, conf)
@@ -173,6 +161,22 @@ class Story:
         if state != "success":
             raise Permanent(f"The DAG {dag_id} failed; the logs of its tasks are in {self._airflow.log_folder(dag_id, run_id)}.")
         return run_id
+
+    def _restore(self, manifest: Manifest) -> None:
+        statement = self._restore_statement(manifest, RESTORED)
+        self._narrator.say(f"The command line, which needs no Airflow, runs: {statement}", style="cyan")
+
+        def show(line: str) -> None:
+            name, done, rest = line.partition(": done in ")
+            if done:
+                seconds, _, counts = rest.partition(" s")
+                self._narrator.finished(f"{name}{counts.replace(', ', ': ', 1)}", float(seconds))
+
+        with self._narrator.awaiting(f"restoring {RESTORED}"):
+            self._shell.run(statement, self._variables, show)
+
+    def _restore_statement(self, manifest: Manifest, name: str) -> str:
+        return f"RESTORE DATABASE {SHOP} FROM '{manifest.subdir}' IN '{self.collection}' WITH new_db_name = '{name}'"
 
     def _manifest(self) -> Manifest:
         context = Context(settings=Settings(), connections=EnvironmentConnections(self._cluster.connections()))
@@ -197,7 +201,7 @@ class Story:
         cut, books = manifest.end.time, proof.books
         totals = manifest.totals
         during, after = self._load.commits_between(began, cut), self._load.commits_between(cut, datetime.now(UTC))
-        restore = f"RESTORE DATABASE {SHOP} FROM '{manifest.subdir}' IN '{self.collection}' WITH new_db_name = 'shop_again'"
+        restore = shown_command(self.env_file, self._restore_statement(manifest, "shop_again"))
         self._narrator.summary([
             ("Backed up", f"{totals.tables} tables, {totals.rows:,} rows: {decimal(totals.source_bytes)} in the database, "
              f"{decimal(totals.file_bytes)} of Parquet in S3, backup {manifest.subdir}"),
@@ -211,14 +215,7 @@ class Story:
             ("Look at it", self._airflow.run_address(BACKUP_DAG, backup_run)),
             ("Airflow", f"{self._airflow.address} (no login; reachable from this machine only)"),
             ("PostgreSQL", f"{self._cluster.url()}, and {RESTORED} beside it"),
-            ("Restore it again", f". {shlex.quote(_short(self.env_file))}; "
-             f"{shlex.quote(_short(_COMMAND))} sql --cluster {CLUSTER} \"{restore}\""),
+            ("Restore it again", restore),
         ])  # fmt: skip
         if not self._knobs.exits:
             self._narrator.say("All of it stays up, the shop goes on at a calmer pace. Ctrl-C stops everything.", style="bold")
-
-
-def _short(path: Path) -> str:
-    """The path as somebody in the current folder would write it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
