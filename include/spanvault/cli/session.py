@@ -30,7 +30,7 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How the result i
 UriArgument = Annotated[str, typer.Argument(metavar="URI", help="The collection, such as 's3://bucket/path?...'.")]
 
 
-class Interrupted(Exception):  # noqa: N818  # stopping is no error
+class Interrupted(Exception):  # stopping is no error
     """Ctrl-C; the text says how to go on."""
 
 

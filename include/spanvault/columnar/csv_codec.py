@@ -23,7 +23,7 @@ from spanvault.model.schema import Column, Table
 BLOCK_BYTES: Final = 8 << 20
 
 
-class ConversionNeeded(Exception):  # noqa: N818 -- not a failure: the file is read again with these columns as text
+class ConversionNeeded(Exception):
     """Values of `columns` (stored names) do not convert exactly: those columns must be kept as text."""
 
     def __init__(self, columns: frozenset[str]) -> None:

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 _WAITING_BYTES: Final = 16 << 20
 
 
-class _Stopped(Exception):  # noqa: N818 -- only tells the receiving side to stop
+class _Stopped(Exception):
     """The working side has failed."""
 
 
