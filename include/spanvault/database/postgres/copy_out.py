@@ -62,7 +62,7 @@ class CopySession:
             else:
                 # The server may be in the middle of a COPY; hanging up ends it and its transaction.
                 self._live.terminate()
-                self._loop.run_until_complete(asyncio.sleep(0))
+                self._loop.run_until_complete(_others_end())
         finally:
             self._connection = None
             self._loop.close()
@@ -109,6 +109,11 @@ class CopySession:
             raise translate(error.sqlstate, str(error), f"{what} on {self._where}") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             raise translate(None, str(error) or "no answer in time", f"{what} on {self._where}") from None
+
+
+async def _others_end() -> None:
+    """Wait for what Ctrl-C interrupted: asyncio complains of failures that nobody looks at."""
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Record]:
