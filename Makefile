@@ -18,6 +18,8 @@ help: ## This list
 	@echo '  PYTHON=python3.13    the Python that .venv is made of (3.11 to 3.14)'
 	@echo '  DEMO_PORT=8080       the port of the demo'"'"'s Airflow (a free one if not set)'
 	@echo '  DEMO_EXIT=1          end the demo after its story instead of staying up'
+	@echo '  DEMO_MB=130          how big the demo'"'"'s shop is, in MB'
+	@echo '  DEMO_FOLDER=/x/demo  where the demo keeps its data (.demo if not set); it is emptied'
 	@echo '  JOBS=2               test processes at a time'
 	@echo '  PYTEST_ARGS="-k x"   more for pytest'
 	@echo '  SPANVAULT_PG_BIN=/usr/lib/postgresql/18/bin   PostgreSQL'"'"'s programs instead of the packaged ones'

@@ -125,10 +125,17 @@ class DemoAirflow:
                 return all(health[part]["status"] == "healthy" for part in parts) or None
             return None
 
+        def warm() -> bool | None:
+            # The first request here makes the server build what all tasks talk to, which takes longer than tasks wait.
+            with contextlib.suppress(httpx.TransportError):
+                return self._http.get(f"{self.address}/execution/health").is_success or None
+            return None
+
         def unpaused() -> bool | None:
             answers = [self._http.patch(f"/dags/{dag_id}", json={"is_paused": False}) for dag_id in dag_ids]
             return all(answer.is_success for answer in answers) or None
 
+        self._wait_for(warm, "to answer", timeout)
         self._wait_for(healthy, "to be healthy", timeout)
         self._wait_for(unpaused, f"to know {', '.join(dag_ids)}", timeout)
 

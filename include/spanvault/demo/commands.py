@@ -38,7 +38,7 @@ def start() -> None:
     Raises BadInput for wrong knobs, Busy if a demo runs already, and what fails in the story.
     """
     knobs = Knobs.read(os.environ)
-    folder = demo_folder()
+    folder = demo_folder(os.environ)
     with only_story(folder) as lock, _signals(_interrupt):
         _use_only_own_settings()
         os.environ[MARKER] = str(folder)
@@ -61,7 +61,7 @@ def start() -> None:
 
 def stop() -> None:
     """End a running story, kill what a lost one left, and delete the demo's folder. Harmless if there is nothing."""
-    folder = demo_folder()
+    folder = demo_folder(os.environ)
     story = running_story(folder)
     if story is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -80,7 +80,7 @@ def stop() -> None:
 def status() -> None:
     """Print what runs, and where."""
     console = Console(highlight=False)
-    folder = demo_folder()
+    folder = demo_folder(os.environ)
     story, parts = running_story(folder), leftovers(folder)
     if story is None and not parts:
         console.print("No demo runs.")

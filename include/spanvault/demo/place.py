@@ -69,13 +69,20 @@ class StoryFacts:
     postgres: str = ""
 
 
-def demo_folder() -> Path:
-    """`.demo` in the checkout; where root's servers, which run as `nobody`, cannot enter that, a folder in the cache.
+def demo_folder(environment: Mapping[str, str]) -> Path:
+    """DEMO_FOLDER, or `.demo` in the checkout; where root's servers, which run as `nobody`, cannot enter that, a folder
+    in the cache.
 
-    Raises BadInput if this is not a checkout.
+    Raises BadInput if this is not a checkout, or if DEMO_FOLDER holds something else: it is going to be emptied.
     """
     if not (PROJECT / "dags" / "full_backup.py").is_file():
         raise BadInput("The demo needs Spanvault's checkout with its folders dags and plugins; run `make demo` there.")
+    asked = environment.get("DEMO_FOLDER", "")
+    if asked:
+        folder = Path(asked).expanduser().absolute()
+        if folder.exists() and not (folder / _LOCK).exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadInput(f"DEMO_FOLDER={asked} is not empty and no demo's folder; name a new one.")
+        return folder
     folder = PROJECT / ".demo"
     if server_identity() and closed_folder(folder):
         return ROOT_CACHE / f"demo-{hashlib.sha256(bytes(PROJECT)).hexdigest()[:12]}"
