@@ -33,6 +33,22 @@ def test_keys_are_those_of_the_specification() -> None:
         ("000000/notes.txt", None),
         ("data/x.parquet", None),
     ],
+    # Unique paths differ in every process, and parallel test processes must agree on the names of tests.
+    ids=[
+        "data",
+        "files",
+        "schema",
+        "globals",
+        "seal",
+        "plan",
+        "later plan",
+        "manifest",
+        "receipt",
+        "invalid",
+        "key",
+        "notes",
+        "loose",
+    ],
 )
 def test_every_path_is_known_by_its_kind_and_nothing_else_is(path: str, kind: str | None) -> None:
     assert layout.path_kind(path) == kind

@@ -55,31 +55,20 @@ def plan(collection: tuple[Manifest, list[DataFile]], target: Target, **options:
 
 
 @pytest.mark.parametrize(
-    ("target", "options", "reason"),
+    ("target", "reason"),
     [
-        (SHOP, {"verify_backup_table_data": True}, "To set the verify_backup_table_data option, the schema_only option must be"),
-        (SHOP, {"verify_fingerprint": True, "schema_only": True}, "cannot be used with schema_only"),
-        (
-            ClusterTarget(),
-            {"new_db_name": "x"},
-            "new_db_name can only be used for RESTORE DATABASE with a single target database",
-        ),
-        (DatabaseTarget(names=("a", "b")), {"new_db_name": "x"}, "with a single target database"),
-        (ORDERS_ONLY, {"new_db_name": "x"}, "with a single target database"),
-        (SHOP, {"into_db": "x"}, "into_db can only be used for RESTORE TABLE and RESTORE SCHEMA"),
-        (ClusterTarget(), {"into_db": "x"}, "into_db can only be used"),
-        (DatabaseTarget(names=("nope",)), {}, "no database 'nope'; it holds shop"),
-        (TableTarget(patterns=(TablePattern(name="nope"),)), {}, r"no table or view public\.nope"),
-        (TableTarget(patterns=(TablePattern(database="x", name="orders"),)), {}, "no database 'x'"),
-        (TableTarget(patterns=(TablePattern(name="fresh"),)), {}, r"does not hold the rows of table public\.fresh"),
-        (SchemaTarget(names=(("shop", "nope"),)), {}, "no schema 'nope'"),
+        (DatabaseTarget(names=("nope",)), "no database 'nope'; it holds shop"),
+        (TableTarget(patterns=(TablePattern(name="nope"),)), r"no table or view public\.nope"),
+        (TableTarget(patterns=(TablePattern(database="x", name="orders"),)), "no database 'x'"),
+        (TableTarget(patterns=(TablePattern(name="fresh"),)), r"does not hold the rows of table public\.fresh"),
+        (SchemaTarget(names=(("shop", "nope"),)), "no schema 'nope'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    collection: tuple[Manifest, list[DataFile]], target: Target, options: dict[str, Any], reason: str
+    collection: tuple[Manifest, list[DataFile]], target: Target, reason: str
 ) -> None:
     with pytest.raises((BadInput, NotFound), match=reason):
-        plan(collection, target, **options)
+        plan(collection, target)
 
 
 def test_a_database_under_another_name(collection: tuple[Manifest, list[DataFile]]) -> None:

@@ -98,6 +98,8 @@ def test_options_of_a_wrong_name_or_form(options: str, parts: list[str]) -> None
         ("RESTORE FROM LATEST IN 'x' WITH on_failure = 'hope'", "'keep' or 'clean'"),
         ("RESTORE FROM LATEST IN 'x' WITH new_db_name = ''", "needs a name"),
         ("RESTORE FROM LATEST IN 'x' WITH new_db_name = 'y'", "single target database"),
+        ("RESTORE TABLE a.b FROM LATEST IN 'x' WITH new_db_name = 'y'", "single target database"),
+        ("RESTORE FROM LATEST IN 'x' WITH into_db = 'y'", "Option into_db is for RESTORE TABLE"),
         ("RESTORE DATABASE a, b FROM LATEST IN 'x' WITH new_db_name = 'y'", "single target database"),
         ("RESTORE DATABASE a FROM LATEST IN 'x' WITH into_db = 'y'", "use new_db_name"),
         ("RESTORE FROM LATEST IN 'x' WITH verify_backup_table_data", "the schema_only option must be set"),
