@@ -15,9 +15,10 @@ from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.load import load_batch as load
-from spanvault.restore.plan import RestorePlan, check_options, make_plan
+from spanvault.restore.plan import RestorePlan, make_plan
 from spanvault.restore.schema import restore_schema as make_schema
 from spanvault.restore.work import Work, read_entries
+from spanvault.statement.rules import check
 from spanvault.storage.base import Storage
 
 
@@ -52,7 +53,7 @@ def abandon_restore(context: Context, cluster: Cluster, request: RestoreRequest)
 
 
 def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
-    check_options(request)
+    check(request)
     storage = context.storage(request.collection)
     manifest = resolve(storage, request.subdir, request.as_of)[-1]
     return Work(

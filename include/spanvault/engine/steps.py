@@ -17,6 +17,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
+from spanvault.statement.rules import check
 
 
 def plan_backup(
@@ -31,8 +32,10 @@ def plan_backup(
     """The run's plan: the one that an earlier try left since the run was `due`, with `adopt` an unfinished one of the
     same request, or a new one, planned now.
 
-    Protections on the cluster that have expired are released on the way.
+    Protections on the cluster that have expired are released on the way. Raises BadInput for a request whose parts
+    contradict each other.
     """
+    check(request)
     storage = context.storage(request.into)
     context.progress.step("plan")
     found = own_plan(storage, run_key, due) if due is not None else None

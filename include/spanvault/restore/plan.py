@@ -96,9 +96,9 @@ def make_plan(
     """The plan. `archives` gives the entries of a database's schema archive (asked only for schemas and tables);
     `connected_to` is the database that names without one mean.
 
-    Raises BadInput or NotFound with the reason why the backup cannot serve the request.
+    `request` is one that statement.rules.check lets pass. Raises BadInput or NotFound with the reason why the backup cannot
+    serve it.
     """
-    check_options(request)
     pinned = request.model_copy(update={"subdir": manifest.subdir, "as_of": manifest.end.time})
     databases = tuple(_databases(manifest, request, archives, connected_to))
     options = request.options
@@ -113,19 +113,6 @@ def make_plan(
         batches=_batches(manifest, units, options.workers),
         rows=_rows(manifest, databases),
     )
-
-
-def check_options(request: RestoreRequest) -> None:
-    """Raises BadInput for options that do not go together or not with the target."""
-    options, target = request.options, request.target
-    if options.verify_backup_table_data and not options.schema_only:
-        raise BadInput("To set the verify_backup_table_data option, the schema_only option must be set.")
-    if options.verify_fingerprint and options.schema_only:
-        raise BadInput("verify_fingerprint compares rows, so it cannot be used with schema_only.")
-    if options.new_db_name is not None and not (isinstance(target, DatabaseTarget) and len(target.names) == 1):
-        raise BadInput("new_db_name can only be used for RESTORE DATABASE with a single target database.")
-    if options.into_db is not None and not isinstance(target, SchemaTarget | TableTarget):
-        raise BadInput("into_db can only be used for RESTORE TABLE and RESTORE SCHEMA; use new_db_name for a database.")
 
 
 def selection(
