@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 
@@ -66,13 +65,11 @@ class Narrator:
         self._print(line)
 
     def summary(self, rows: Sequence[tuple[str, str]]) -> None:
-        """The end: names and what they are."""
-        table = Table.grid(padding=(0, 2))
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, text in rows:
-            table.add_row(f"  {name}", Text(text))
-        self._print(Text(""), table, Text(""))
+        """The end: names and what they are. Lines are left to the terminal to fold, so that they can be copied."""
+        width = max(len(name) for name, _ in rows) + 2
+        self._print(
+            Text(""), *(Text(f"  {name:<{width}}", style="bold").append(text, style="none") for name, text in rows), Text("")
+        )
 
     def close(self) -> None:
         """Take the spinner away."""
@@ -87,10 +84,10 @@ class Narrator:
         line.append(text, style=style or "none")
         return line
 
-    def _print(self, *parts: Text | Table) -> None:
+    def _print(self, *lines: Text) -> None:
         with self._lock:
-            for part in parts:
-                self._console.print(part, soft_wrap=isinstance(part, Text))
+            for line in lines:
+                self._console.print(line, soft_wrap=True)
 
     def _show_awaited(self) -> None:
         if self._spinner is None:

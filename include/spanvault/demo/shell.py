@@ -48,9 +48,9 @@ class CommandLine:
             kill_tree(self._process.pid)
 
 
-def shown_command(env_file: Path, statement: str) -> str:
-    """What a person types in the current folder to run `statement`."""
-    return f'. {shlex.quote(short(env_file))}; {shlex.quote(short(COMMAND))} sql --cluster {CLUSTER} "{statement}"'
+def shown_command(env_file: Path, statement: str) -> tuple[str, str]:
+    """What a person types in the current folder to run `statement`: two lines."""
+    return f". {shlex.quote(short(env_file))}", f'{shlex.quote(short(COMMAND))} sql --cluster {CLUSTER} "{statement}"'
 
 
 def short(path: Path) -> str:

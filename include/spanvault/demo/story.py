@@ -203,19 +203,20 @@ class Story:
         during, after = self._load.commits_between(began, cut), self._load.commits_between(cut, datetime.now(UTC))
         restore = shown_command(self.env_file, self._restore_statement(manifest, "shop_again"))
         self._narrator.summary([
-            ("Backed up", f"{totals.tables} tables, {totals.rows:,} rows: {decimal(totals.source_bytes)} in the database, "
-             f"{decimal(totals.file_bytes)} of Parquet in S3, backup {manifest.subdir}"),
+            ("Backed up", f"{totals.tables} tables, {totals.rows:,} rows: {decimal(totals.source_bytes)} on the source are "
+             f"{decimal(totals.file_bytes)} of Parquet in S3 ({manifest.subdir})"),
             ("As of", f"{format_time(cut)}, log position {manifest.end.lsn}"),
-            ("Writes meanwhile", f"{during:,} transactions from the start of the backup to that moment, {after:,} more since"),
-            ("Equal", f"yes: {proof.tables} of {proof.tables} tables, {proof.rows:,} rows; in the source "
-             f"{len(proof.moved_on)} tables have moved on since"),
+            ("Written meanwhile", f"{during:,} transactions from the start of the backup to that moment, {after:,} since"),
+            ("Equal", f"yes: {proof.tables} of {proof.tables} tables, {proof.rows:,} rows as they were at that moment; "
+             f"{len(proof.moved_on)} tables of the source have changed since"),
             ("The restored books", f"{books.delivered:,} delivered = {books.in_stock:,} in stock + {books.sold:,} sold"),
-            ("Time", f"{self._narrator.elapsed:.0f} s from the start to this line"),
+            ("Time", f"{self._narrator.elapsed:.0f} s"),
             ("", ""),
-            ("Look at it", self._airflow.run_address(BACKUP_DAG, backup_run)),
             ("Airflow", f"{self._airflow.address} (no login; reachable from this machine only)"),
-            ("PostgreSQL", f"{self._cluster.url()}, and {RESTORED} beside it"),
-            ("Restore it again", restore),
+            ("This backup's run", self._airflow.run_address(BACKUP_DAG, backup_run)),
+            ("PostgreSQL", f"{self._cluster.url()} (and {RESTORED} beside it)"),
+            ("Restore it again", restore[0]),
+            ("", restore[1]),
         ])  # fmt: skip
         if not self._knobs.exits:
             self._narrator.say("All of it stays up, the shop goes on at a calmer pace. Ctrl-C stops everything.", style="bold")
