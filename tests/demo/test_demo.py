@@ -69,8 +69,9 @@ class Running:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.text += line
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self.text += line
 
     def wait_for(self, text: str) -> None:
         """Wait until it has printed `text`."""
