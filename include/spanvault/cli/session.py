@@ -36,16 +36,12 @@ class Interrupted(Exception):  # stopping is no error
 
 @contextmanager
 def session(going_on: str = "Nothing was changed.") -> Iterator[Context]:
-    """The engine's context while a command works. Ctrl-C raises Interrupted with the sentence `going_on`.
-
-    What a server refuses, or a connection that breaks anywhere, raises one of our errors.
-    """
-    from spanvault.database.postgres.target import translated
+    """The engine's context while a command works. Ctrl-C raises Interrupted with the sentence `going_on`."""
     from spanvault.engine.context import make_context
     from spanvault.observe.progress_bars import shown_progress
 
     try:
-        with shown_progress() as progress, translated("The work on the server"):
+        with shown_progress() as progress:
             yield make_context(progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(going_on) from None

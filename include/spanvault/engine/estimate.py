@@ -9,6 +9,7 @@ from spanvault.database.postgres.catalog import read_database, read_tables, user
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.server import Connection, scalar
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.model.request import BackupRequest
 from spanvault.model.result import Result
@@ -19,6 +20,7 @@ _BYTES_PER_WORKER_SECOND = 40_000_000
 COLUMNS = ("databases", "tables", "rows", "source_bytes", "spans", "batches", "seconds", "wal_bytes_at_risk")
 
 
+@translated("Estimating the backup")
 def estimate(context: Context, cluster: Cluster, request: BackupRequest) -> Result:
     """One row: sizes as the server's statistics have them, time at a usual speed (or the rate limit), and how much log
     the server wrote since its statistics began, scaled to that time: what the slot will hold back meanwhile."""

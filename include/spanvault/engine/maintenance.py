@@ -14,6 +14,7 @@ from spanvault.collection.sweep import sweep as sweep_garbage
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.preflight import examine
 from spanvault.database.postgres.protect import Held
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import all_held, release_all, release_expired, release_slot
 from spanvault.errors import BadInput, Permanent
@@ -102,17 +103,20 @@ def expire_backups(
     return Result(columns=("path", "decision", "reason", "dry_run"), rows=rows)
 
 
+@translated("Listing the protections")
 def protection_list(context: Context, cluster: Cluster) -> Result:
     """All protections of the cluster; those that have expired are released first."""
     release_expired(context, cluster)
     return _protection_result(all_held(cluster))
 
 
+@translated("Releasing the protection")
 def protection_release(context: Context, cluster: Cluster, slot: str) -> Result:
     """Release one protection, and with it the possibility to add to its chains."""
     return _protection_result([release_slot(cluster, slot)])
 
 
+@translated("Removing the protections")
 def uninstall(context: Context, cluster: Cluster) -> Result:
     """Remove everything that Spanvault keeps on the cluster: slots and publications."""
     return _protection_result(release_all(cluster))
@@ -136,6 +140,7 @@ def _protection_row(entry: Held) -> tuple[Cell, ...]:
     )
 
 
+@translated("The preflight")
 def preflight(context: Context, cluster: Cluster) -> Result:
     """All checks of the source. Raises Permanent naming the failed ones and their fixes, if any."""
     checks = examine(cluster.primary)

@@ -7,6 +7,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import user_databases
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.protect import PREFIX, Held, held, release
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.errors import NotFound, Retryable, SpanvaultError
 
@@ -74,5 +75,8 @@ def _release(cluster: Cluster, entry: Held) -> None:
     if entry.active:
         raise Retryable(f"The slot {entry.slot} is being read by a running backup; wait for it or stop it first.")
     publication = entry.slot.rpartition("_")[0]
-    with connect(cluster.primary, entry.database, purpose="protection") as connection:
+    with (
+        translated(f"Releasing the protection {entry.slot}"),
+        connect(cluster.primary, entry.database, purpose="protection") as connection,
+    ):
         release(connection, entry.slot, publication)

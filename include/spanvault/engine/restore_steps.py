@@ -8,6 +8,7 @@ from __future__ import annotations
 from spanvault.collection.chain import resolve
 from spanvault.collection.files import read_files
 from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.model.manifest import Manifest
 from spanvault.model.request import RestoreRequest
@@ -30,23 +31,27 @@ def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) ->
     return _work(context, cluster, request).plan
 
 
+@translated("Restoring the schema")
 def restore_schema(context: Context, cluster: Cluster, request: RestoreRequest) -> None:
     """Make databases, roles and all objects that rows need. Raises AlreadyExists for what is in the way."""
     make_schema(_work(context, cluster, request))
     context.reached("restore.after_schema")
 
 
+@translated("Loading a batch")
 def load_batch(context: Context, cluster: Cluster, request: RestoreRequest, index: int) -> LoadSummary:
     """Load what is missing of a batch."""
     return load(_work(context, cluster, request), index)
 
 
+@translated("Finishing the restore")
 def finish_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> None:
     """Indexes, constraints, sequences, materialized views, statistics, proof; then the restore is done."""
     finish(_work(context, cluster, request))
     context.reached("restore.after_finish")
 
 
+@translated("Taking back the restore")
 def abandon_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> None:
     """Take back what an unfinished restore made (on_failure = 'clean')."""
     abandon(_work(context, cluster, request))

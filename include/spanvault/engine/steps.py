@@ -13,6 +13,7 @@ from spanvault.backup.seal import seal
 from spanvault.collection.commit import committed_run
 from spanvault.collection.seals import read_seal
 from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
 from spanvault.model.manifest import Manifest, Plan
@@ -20,6 +21,7 @@ from spanvault.model.request import BackupRequest
 from spanvault.statement.rules import check
 
 
+@translated("Planning the backup")
 def plan_backup(
     context: Context,
     cluster: Cluster,
@@ -58,6 +60,7 @@ def plan_backup(
     return plan
 
 
+@translated("Exporting a batch")
 def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, index: int) -> BatchSummary:
     """Export what is missing of a batch; nothing once the backup is committed."""
     run = context.run(cluster, into, plan)
@@ -67,6 +70,7 @@ def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, inde
     return export(run, index)
 
 
+@translated("Sealing the backup")
 def seal_backup(context: Context, cluster: Cluster, into: str, plan: Plan) -> str:
     """Fix the cut and heal; the key of the seal record, or an empty text once the backup is committed."""
     run = context.run(cluster, into, plan)
@@ -88,6 +92,7 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
     return manifest
 
 
+@translated("Moving the protection on")
 def advance_protection(context: Context, cluster: Cluster, manifest: Manifest) -> None:
     """Let the source forget what is now on storage, or the whole protection if it was asked for this backup only."""
     move_on(cluster, manifest, context.clock)

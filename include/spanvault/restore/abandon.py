@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spanvault.database.postgres.archive import drop_statements, read_archive
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import (
     Connection,
     Record,
@@ -13,7 +14,6 @@ from spanvault.database.postgres.target import (
     forget,
     maintenance_connection,
     run_all,
-    translated,
 )
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.work import Work, local_archive

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spanvault.database.postgres.archive import Entry, dump_now, read_archive
 from spanvault.database.postgres.roles import restore_roles
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import (
     SERVICE_DATABASES,
     Connection,
@@ -26,7 +27,6 @@ from spanvault.database.postgres.target import (
     read_records,
     remember,
     run_all,
-    translated,
 )
 from spanvault.errors import AlreadyExists, NotFound, Refused
 from spanvault.model.target import ClusterTarget

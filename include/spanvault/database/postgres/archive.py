@@ -22,7 +22,7 @@ from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME
 from spanvault.database.postgres.dump import connection_environment
 from spanvault.embedded.binaries import tool, tool_environment
-from spanvault.errors import Damaged, Permanent
+from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 
 Section = Literal["pre-data", "post-data"]
 
@@ -37,6 +37,10 @@ _HEADER = re.compile(
 _ACCESS_METHOD = re.compile(r"\n*^SET default_table_access_method = (?P<method>.+);\s*\Z", re.MULTILINE)
 _LISTED = re.compile(r"^(\d+); ", re.MULTILINE)
 _NOT_SQL = re.compile(r"^\\(?:un)?restrict .*\n?|^\\connect .*\n?", re.MULTILINE)
+_LOST = re.compile(
+    r"server closed the connection|Connection re(?:fused|set)|no connection to the server|terminating connection"
+    r"|the database system is|could not (?:send|receive) data"
+)  # what libpq and a server that goes away say
 _TAIL = re.compile(r"(?:\n-- Completed on .*)?\s*\n--\n-- PostgreSQL database dump complete\n--\s*\Z")
 _SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_security = off;\s*\Z")
 
@@ -78,7 +82,7 @@ def read_archive(archive: Path, *, owners: bool = False) -> tuple[Entry, ...]:
 def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
     """Write the schema that a database has now to `archive`, in the form of a backup's schema archive.
 
-    Raises Permanent with pg_dump's reason.
+    Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection.
     """
     arguments = ["--format=custom", "--schema-only", "--no-subscriptions", "--quote-all-identifiers", f"--file={archive}"]
     _run("pg_dump", arguments, connection_environment(endpoint, database))
@@ -184,7 +188,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
     reason = _first_error(done.stderr)
     if reading is not None:
         raise Damaged(f"The schema archive cannot be read: {reason}.")
-    raise Permanent(f"{program} failed: {reason}.")
+    kind = Retryable if _LOST.search(done.stderr) else BadInput if "permission denied" in reason else Permanent
+    raise kind(f"{program} failed: {reason}.")
 
 
 def _only_unknown_setting(stderr: str) -> bool:

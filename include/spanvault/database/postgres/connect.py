@@ -80,9 +80,13 @@ def connect(
 
 def translate_connect_error(error: psycopg.Error, endpoint: Endpoint, database: str | None) -> BadInput | Retryable:
     """The failed connection as one of our errors, with the server's reason on one line."""
-    reason = str(error).strip().splitlines()[-1].split("FATAL:")[-1].strip()
+    lines = str(error).strip().splitlines()
+    reason = next((line for line in lines if "FATAL:" in line), lines[-1]).split("FATAL:")[-1].strip()
     where = f"{endpoint.user}@{endpoint.host}:{endpoint.port}/{database or endpoint.database}"
-    final = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in", "no password supplied")
+    final = (
+        "authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in", "no password supplied",
+        "permission denied",
+    )  # fmt: skip
     if any(text in reason for text in final):
         return BadInput(f"Node {endpoint.node!r} refused the login {where}: {reason}.")
     return Retryable(f"Node {endpoint.node!r} at {where} cannot be reached: {reason}.")

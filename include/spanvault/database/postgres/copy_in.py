@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from spanvault.columnar.csv_codec import encode_csv
 from spanvault.database.postgres.quoting import quote
-from spanvault.database.postgres.sqlstate import translate
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.model.schema import Column
 
 
@@ -24,19 +24,12 @@ def copy_batches(
     """
     names = f" ({', '.join(quote(column.name) for column in columns)})" if columns else ""
     rows = 0
-    try:
-        with (
-            connection.cursor() as cursor,
-            cursor.copy(f"COPY {table_sql}{names} FROM STDIN (FORMAT csv)".encode()) as copy,
-        ):
-            for batch in batches:
-                copy.write(encode_csv(batch, columns))
-                rows += batch.num_rows
-    except psycopg.Error as error:
-        raise translate(error.sqlstate, _reason(error), f"Loading rows into {table_sql}") from None
+    with (
+        translated(f"Loading rows into {table_sql}"),
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY {table_sql}{names} FROM STDIN (FORMAT csv)".encode()) as copy,
+    ):
+        for batch in batches:
+            copy.write(encode_csv(batch, columns))
+            rows += batch.num_rows
     return rows
-
-
-def _reason(error: psycopg.Error) -> str:
-    # Not the context: it quotes the row.
-    return error.diag.message_primary or str(error)

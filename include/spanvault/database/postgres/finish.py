@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from spanvault.database.postgres.fingerprint import fingerprint_sql
 from spanvault.database.postgres.quoting import qualified
-from spanvault.database.postgres.target import Connection, translated
+from spanvault.database.postgres.sqlstate import translated
+from spanvault.database.postgres.target import Connection
 from spanvault.errors import Damaged
 from spanvault.model.schema import Fingerprint, SequenceValue, Table
 

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from spanvault.database.postgres.copy_in import copy_batches
 from spanvault.database.postgres.quoting import qualified
-from spanvault.database.postgres.target import Connection, claim_unit, record_rows, translated
+from spanvault.database.postgres.sqlstate import translated
+from spanvault.database.postgres.target import Connection, claim_unit, record_rows
 from spanvault.model.schema import Table
 
 

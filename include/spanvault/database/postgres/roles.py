@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from spanvault.database.postgres.quoting import quote
-from spanvault.database.postgres.target import Connection, translated
+from spanvault.database.postgres.sqlstate import translated
+from spanvault.database.postgres.target import Connection
 
 # A statement up to its semicolon, with quoted names, literals, comments and psql's own commands passed over.
 _STATEMENT = re.compile(r"""(?:--[^\n]*+|\\[^\n]*+|"[^"]*+"|'[^']*+'|[^;"'\\-]++|-)*+;""")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
 from spanvault.errors import AlreadyExists, BadInput, Busy, NotFound, Permanent, Retryable, SpanvaultError
 
 # By whole code first, then by class, its first two characters.
@@ -44,3 +49,16 @@ def translate(sqlstate: str | None, message: str, what: str) -> SpanvaultError:
     error = kind(f"{what} failed: {reason}{f' ({sqlstate})' if sqlstate else ''}.")
     error.sqlstate = sqlstate
     return error
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Server errors and lost connections in the block, or in a function that this decorates, come out as ours; `what`
+    says in a few words what was being done."""
+    try:
+        yield
+    except psycopg.Error as error:
+        if error.sqlstate is None and not isinstance(error, psycopg.OperationalError):
+            raise  # psycopg was used wrongly: a defect, which no further try mends
+        # Not the error's context: it quotes rows.
+        raise translate(error.sqlstate, error.diag.message_primary or str(error), what) from None

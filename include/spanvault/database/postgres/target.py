@@ -19,7 +19,7 @@ from psycopg.rows import TupleRow
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME, connect
 from spanvault.database.postgres.server import version_number
-from spanvault.database.postgres.sqlstate import translate
+from spanvault.database.postgres.sqlstate import translated
 from spanvault.errors import BadInput
 from spanvault.model.schema import Database
 
@@ -217,13 +217,3 @@ def run_all(connection: Connection, statements: Sequence[str]) -> None:
     """Run scripts as they are, in the connection's transaction."""
     for statement in statements:
         connection.execute(statement.encode())
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Server errors in the block come out as ours; `what` says in a few words what was being done."""
-    try:
-        yield
-    except psycopg.Error as error:
-        detail = error.diag.message_primary or str(error)
-        raise translate(error.sqlstate, detail, what) from None
