@@ -347,6 +347,15 @@ def test_without_reading_orphans_rows_with_large_values_are_missing(backup: Back
     assert differs(backup)
 
 
+def test_large_values_of_a_table_with_a_key_of_several_columns(backup: Backup) -> None:
+    backup.database.execute(
+        f"create table t (a int, v text, b char(3), n int, primary key (b, a)); alter table t alter v set storage external;"
+        f"insert into t select i, (select {BIG} where i > 0), 'x' || i % 3, i from generate_series(1, 20) i"
+    )
+    backup.at = {"export.all": lambda: backup.database.execute("update t set n = 0, a = a + 100 where a % 2 = 0")}
+    assert_equal_to_source(backup)
+
+
 def test_key_column_that_is_itself_toasted(backup: Backup) -> None:
     backup.database.execute("create table t (id text, n int); alter table t alter id set storage external")
     backup.database.execute(

@@ -89,10 +89,10 @@ def read_by_key(connection: Connection, changes: TableChanges, keys: Iterable[Ke
     arrays = [[part.decode() if part is not None else None for part in parts] for parts in zip(*keys, strict=True)]
     aliases = [f"k{index}" for index in range(len(names))]
     conditions = [f"t.{quote(name)} = k.{alias}::{by_name[name].type_name}" for name, alias in zip(names, aliases, strict=True)]
-    places = ", ".join(f"${number}::text[]" for number in range(1, len(names) + 1))
+    arguments = ", ".join(f"pg_catalog.unnest(${number}::text[])" for number in range(1, len(names) + 1))
     query = (
         f"SELECT {', '.join('t.' + quote(column.name) for column in table.data_columns)}"
-        f" FROM pg_catalog.unnest({places}) AS k({', '.join(aliases)})"
+        f" FROM ROWS FROM ({arguments}) AS k({', '.join(aliases)})"
         f" JOIN ONLY {qualified(table.schema_name, table.name)} AS t ON {' AND '.join(conditions)}"
     )
     cursor = RawCursor(connection).execute(query.encode(), arrays)

@@ -42,6 +42,13 @@ def renew(cluster: Cluster, plan: Plan, clock: Callable[[], datetime]) -> None:
                 _log.debug("The protection of %s was not renewed: %s", planned.database.name, error)
 
 
+def give_up(cluster: Cluster, plan: Plan) -> None:
+    """Release the protections of a plan that can never be finished."""
+    for planned in plan.databases:
+        with connect(cluster.primary, planned.database.name, purpose="protection") as connection:
+            release(connection, planned.protection.slot, planned.protection.publication)
+
+
 def move_on(cluster: Cluster, manifest: Manifest, clock: Callable[[], datetime]) -> None:
     """After the commit: move every slot to the layer's end, or give the protection up if the backup asked for that.
 

@@ -16,6 +16,7 @@ from spanvault.backup.context import Run
 from spanvault.backup.exact import compute_fingerprints, read_exactly
 from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.orphans import follow, read_orphans
+from spanvault.backup.protection import give_up
 from spanvault.backup.sealing import DatabaseSeal, SchemaMoved, open_database_seal
 from spanvault.collection.layout import globals_dump_path, object_key
 from spanvault.collection.receipts import read_receipts
@@ -23,7 +24,7 @@ from spanvault.collection.seals import put_seal
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.dump import dump_globals
 from spanvault.database.postgres.server import flush_lsn, timeline
-from spanvault.database.postgres.window import peek
+from spanvault.database.postgres.window import UndecodableLog, peek
 from spanvault.errors import BrokenChain, Busy, Retryable
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, Receipt, SealRecord
@@ -45,6 +46,9 @@ def seal(run: Run) -> str:
             record = _try_seal(run)
             run.reached("seal.before_record")
             return put_seal(run.storage, record)
+        except UndecodableLog:
+            give_up(run.cluster, run.plan)  # else the next run would continue this one, and fail the same way
+            raise
         except (SnapshotTooOld, SchemaMoved) as error:
             if tries >= run.seal_tries:
                 raise Retryable(f"{error} The seal was tried {tries} times; run the backup again.") from None

@@ -22,6 +22,11 @@ _PEEK = (
 )
 
 
+class UndecodableLog(BrokenChain):
+    """The server fails to decode its own log, and would again: seen after a TRUNCATE in a transaction with rolled back
+    savepoints ("could not map filenumber"). The slot is of no use from here on."""
+
+
 @contextmanager
 def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> Iterator[Iterator[bytes]]:
     """The pgoutput messages from `start` or before up to the first commit at or beyond `upto`, as an iterator.
@@ -30,8 +35,8 @@ def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> I
     binary stream with bounded memory on this side; the server spills to its own disk. The window's exact borders are
     the decoder's business: the copy may begin earlier (a slot lags after a crash) and end one transaction later.
 
-    Raises BrokenChain when the slot is gone, invalidated or ahead of `start` (the log between is then lost), Busy when no
-    slot is free, Retryable on a lost connection.
+    Raises UndecodableLog when the server fails to decode, BrokenChain when the slot is gone, invalidated or ahead of
+    `start` (the log between is then lost), Busy when no slot is free, Retryable on a lost connection.
     """
     connection = connect(endpoint, protection.database, purpose="window")
     copy_name = f"spanvault_copy_{connection.info.backend_pid}"
@@ -48,6 +53,11 @@ def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> I
     except (pg_errors.UndefinedObject, pg_errors.ObjectNotInPrerequisiteState) as error:
         raise BrokenChain(
             f"The change log of database {protection.database!r} is gone: {error.diag.message_primary}. Take a new full backup."
+        ) from None
+    except pg_errors.InternalError_ as error:
+        raise UndecodableLog(
+            f"PostgreSQL cannot decode its own change log of database {protection.database!r} "
+            f"({error.diag.message_primary}); the protection was given up. Start a new full backup."
         ) from None
     except pg_errors.ConfigurationLimitExceeded:
         raise Busy("The server has no free replication slot for reading the change log; raise max_replication_slots.") from None
