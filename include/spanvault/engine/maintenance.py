@@ -33,7 +33,7 @@ _PROTECTION_COLUMNS = (
 def collection_check(context: Context, uri: str, level: str) -> Result:
     """Check identity, index and every chain; at level `checksums` read every byte of every chain too.
 
-    Raises Damaged when anything is wrong, Retryable when something could not be looked at.
+    Raises Damaged when anything is wrong; Permanent or Retryable when something could not be looked at, and why.
     """
     storage = context.storage(uri)
     results = [("collection", check_collection(storage, progress=context.progress))]
@@ -51,7 +51,7 @@ def collection_check(context: Context, uri: str, level: str) -> Result:
 
 
 def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
-    """Validate one backup at `check_files` or `checksums`; its path. Raises Damaged or Retryable as above."""
+    """Validate one backup at `check_files` or `checksums`; its path. Raises as above."""
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
     if level == "check_files":

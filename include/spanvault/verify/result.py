@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from spanvault.errors import BrokenChain, Damaged, Retryable, SpanvaultError
+from spanvault.errors import BrokenChain, Damaged, Permanent, Retryable, SpanvaultError
 from spanvault.model.base import Value
 
 Level = Literal["check_files", "checksums", "collection"]
@@ -19,8 +19,9 @@ SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told fil
 
 class VerificationResult(Value):
     """One verification. `failures` and `unverified` hold the first sentences of each kind, `failure_count` and
-    `unverified_count` how many there were; `missing` the first paths that are not there; `notes` what is worth knowing
-    and harms nothing. `objects`, `bytes` and `rows` are what was looked at; `seconds` how long it took."""
+    `unverified_count` how many there were, `permanent` whether one of the latter stays however often it is tried;
+    `missing` the first paths that are not there; `notes` what is worth knowing and harms nothing. `objects`, `bytes` and
+    `rows` are what was looked at; `seconds` how long it took."""
 
     level: Level
     outcome: Outcome
@@ -32,15 +33,18 @@ class VerificationResult(Value):
     missing: tuple[str, ...] = ()
     unverified_count: int = 0
     unverified: tuple[str, ...] = ()
+    permanent: bool = False
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def require_pass(self) -> None:
-        """Raises Damaged if the verification failed, Retryable if it could not be done; the sentence says why."""
+        """Raises Damaged if the verification failed; Permanent or Retryable if it could not be done, for a reason that
+        stays (a newer format, a missing privilege) or may pass. The sentence says why."""
         if self.outcome == "fail":
             raise Damaged(_missing_sentence(self.missing) if self.missing else _joined(self.failures, self.failure_count))
         if self.outcome == "could not verify":
-            raise Retryable("The backup could not be verified: " + _joined(self.unverified, self.unverified_count))
+            kind = Permanent if self.permanent else Retryable
+            raise kind("The backup could not be verified: " + _joined(self.unverified, self.unverified_count))
 
 
 class Findings:
@@ -52,6 +56,7 @@ class Findings:
         self._started = time.monotonic()
         self._objects = self._bytes = self._rows = 0
         self._failure_count = self._unverified_count = 0
+        self._permanent = False
         self._failures: list[str] = []
         self._missing: list[str] = []
         self._unverified: list[str] = []
@@ -87,6 +92,7 @@ class Findings:
         except SpanvaultError as error:
             with self._lock:
                 self._unverified_count += 1
+                self._permanent |= isinstance(error, Permanent)
                 _keep(self._unverified, str(error))
 
     def result(self) -> VerificationResult:
@@ -108,6 +114,7 @@ class Findings:
                 missing=tuple(self._missing),
                 unverified_count=self._unverified_count,
                 unverified=tuple(self._unverified),
+                permanent=self._permanent,
                 notes=tuple(self._notes),
                 seconds=time.monotonic() - self._started,
             )

@@ -15,7 +15,7 @@ from spanvault.collection.chain import resolve
 from spanvault.collection.commit import commit
 from spanvault.collection.files import read_files, write_files
 from spanvault.collection.layout import COLLECTION_KEY, README_KEY, index_key, manifest_key, object_key
-from spanvault.errors import Damaged, NotFound, Refused, Retryable
+from spanvault.errors import BadInput, Damaged, NotFound, Permanent, Refused, Retryable
 from spanvault.model.manifest import DataFile, Manifest
 from spanvault.storage.local import LocalStorage
 from spanvault.verify.collection import check_collection
@@ -158,7 +158,7 @@ def test_a_manifest_of_a_newer_format_is_neither_good_nor_bad(storage: LocalStor
         resolve(storage, "LATEST")
     result = check_files(storage)
     assert result.outcome == "could not verify"
-    with pytest.raises(Retryable, match="newer Spanvault"):
+    with pytest.raises(Permanent, match="newer Spanvault"):  # no further try of this version reads it
         result.require_pass()
 
 
@@ -298,6 +298,11 @@ def test_a_storage_that_does_not_answer_is_not_damage(storage: LocalStorage) -> 
         assert result.unverified_count == 4
         with pytest.raises(Retryable, match=r"could not be verified: The network is gone\."):
             result.require_pass()
+    faults = Faults()
+    faults.add_fault("storage.read_chunks.before", key="*/data/*", action=Retryable("The network is gone."))
+    faults.add_fault("storage.read_chunks.before", key="*/data/*", action=BadInput("Access is denied."))
+    with pytest.raises(Permanent, match=r"Access is denied\."):  # one reason that stays is enough
+        check_data(FaultyStorage(storage, faults)).require_pass()
     faults = Faults()
     faults.add_fault("storage.list.before", key="*/000000/*", action=Retryable("The network is gone."), times=None)
     assert check_files(FaultyStorage(storage, faults)).outcome == "could not verify"
