@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from spanvault.backup.prepare import redacted
-from spanvault.collection.readme import restore_command
 from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
 from spanvault.engine.estimate import estimate
@@ -37,10 +36,6 @@ def _backup(context: Context, cluster: Cluster, request: BackupRequest, *, dry_r
     if dry_run:
         return estimate(context, cluster, redacted(request))
     manifest = run_backup(context, cluster, request)
-    for entry in manifest.databases:
-        if entry.omitted:
-            context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
-    context.progress.note(f"To restore it: {restore_command(manifest.request.into, manifest.subdir)}")
     return Result(columns=BACKUP_COLUMNS, rows=(_backup_row(manifest),))
 
 

@@ -30,18 +30,20 @@ _PROTECTION_COLUMNS = (
 )  # fmt: skip
 
 
-def collection_check(context: Context, uri: str, level: str) -> Result:
-    """Check identity, index and every chain; at level `checksums` read every byte of every chain too.
+def collection_check(context: Context, uri: str, level: str, subdir: str | None = None) -> Result:
+    """Check identity, index and every chain; at level `checksums` read every byte of every chain too, at `schema_only`
+    restore the newest one's schema. With `subdir` (a path or LATEST) check that backup only.
 
     Raises Damaged when anything is wrong; Permanent or Retryable when something could not be looked at, and why.
     """
     storage = context.storage(uri)
-    results = [("collection", check_collection(storage, progress=context.progress))]
-    if level == "checksums":
-        subdirs = list(complete_subdirs(storage))
-        results += [(subdir, check_data(storage, subdir, progress=context.progress)) for subdir in subdirs]
-    elif level != "check_files":
-        raise BadInput(f"There is no level {level!r}; choose check_files or checksums.")
+    if subdir is not None:
+        found = find_subdir(storage, subdir)
+        results = [(found, _verified(context, storage, found, level))]
+    else:
+        results = [("collection", check_collection(storage, progress=context.progress))]
+        deeper = {"checksums": complete_subdirs, "schema_only": lambda place: [latest(place)]}.get(level, lambda _: ())
+        results += [(each, _verified(context, storage, each, level)) for each in deeper(storage)]
     for _, result in results:
         result.require_pass()
     return Result(
@@ -51,18 +53,21 @@ def collection_check(context: Context, uri: str, level: str) -> Result:
 
 
 def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
-    """Validate one backup at `check_files` or `checksums`; its path. Raises as above."""
+    """Validate one backup at one of LEVELS; its path. Raises as above."""
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
-    if level == "check_files":
-        result = check_files(storage, found, progress=context.progress)
-    elif level == "checksums":
-        result = check_data(storage, found, progress=context.progress)
-    else:
-        raise BadInput(f"There is no level {level!r}; choose check_files or checksums.")
+    result = _verified(context, storage, found, level)
     result.require_pass()
     context.progress.note(f"{found}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
     return found
+
+
+def _verified(context: Context, storage: Storage, subdir: str, level: str) -> VerificationResult:
+    if level == "check_files":
+        return check_files(storage, subdir, progress=context.progress)
+    if level == "checksums":
+        return check_data(storage, subdir, scratch=context.settings.scratch_dir, progress=context.progress)
+    return check_schema(storage, subdir, scratch=context.settings.scratch_dir, progress=context.progress)
 
 
 def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]:

@@ -6,21 +6,18 @@
 from __future__ import annotations
 
 from spanvault.collection.chain import resolve
-from spanvault.collection.files import read_files
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
-from spanvault.model.manifest import Manifest
 from spanvault.model.request import RestoreRequest
 from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.load import load_batch as load
-from spanvault.restore.plan import RestorePlan, make_plan
+from spanvault.restore.plan import RestorePlan
 from spanvault.restore.schema import restore_schema as make_schema
-from spanvault.restore.work import Work, read_entries
+from spanvault.restore.work import Work, planned_work
 from spanvault.statement.rules import check
-from spanvault.storage.base import Storage
 
 
 def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> RestorePlan:
@@ -61,21 +58,6 @@ def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
     check(request)
     storage = context.storage(request.collection)
     manifest = resolve(storage, request.subdir, request.as_of)[-1]
-    return Work(
-        cluster=cluster,
-        storage=storage,
-        manifest=manifest,
-        plan=_plan(context, cluster, storage, manifest, request),
-        progress=context.progress,
-        scratch=context.settings.scratch_dir,
-    )
-
-
-def _plan(context: Context, cluster: Cluster, storage: Storage, manifest: Manifest, request: RestoreRequest) -> RestorePlan:
-    return make_plan(
-        manifest,
-        read_files(storage, manifest.subdir, manifest.files),
-        request,
-        lambda source: read_entries(storage, manifest, source, context.settings.scratch_dir),
-        cluster.primary.database,
+    return planned_work(
+        storage, manifest, cluster, request, progress=context.progress, scratch=context.settings.scratch_dir
     )

@@ -11,6 +11,7 @@ from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_p
 from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
 from spanvault.collection.commit import committed_run
+from spanvault.collection.readme import restore_command
 from spanvault.collection.seals import read_seal
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
@@ -89,6 +90,10 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
     context.progress.step("commit")
     manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
     context.reached("commit.after_manifest")
+    for entry in manifest.databases:
+        if entry.omitted:
+            context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
+    context.progress.note(f"To restore it: {restore_command(manifest.request.into, manifest.subdir)}")
     return manifest
 
 
