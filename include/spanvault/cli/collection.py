@@ -21,6 +21,7 @@ class Level(StrEnum):
 
     check_files = "check_files"
     checksums = "checksums"
+    schema_only = "schema_only"
 
 
 @app.command()
@@ -30,16 +31,20 @@ def check(
         Level,
         typer.Option(
             "--level",
-            help="check_files: every file is there with its size, chains and index agree; checksums: also reads every file.",
+            help="check_files: every file is there with its size, chains and index agree; checksums: also reads every file; "
+            "schema_only: also restores the newest backup's schema into a scratch server.",
         ),
     ] = Level.check_files,
+    backup: Annotated[
+        str | None, typer.Option("--backup", metavar="PATH", help="Check only this backup (LATEST: the newest) at that level.")
+    ] = None,
     form: FormatOption = Format.table,
 ) -> None:
-    """Check all backups of a collection; damage is exit code 1."""
+    """Check all backups of a collection, or one of them; damage is exit code 1."""
     with session() as context:
         from spanvault.engine.maintenance import collection_check
 
-        result = collection_check(context, uri, level.value)
+        result = collection_check(context, uri, level.value, backup)
     show(result, form)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from spanvault.collection.expire import expire
 from spanvault.collection.index import rebuild
-from spanvault.collection.lookup import complete_subdirs, find_subdir
+from spanvault.collection.lookup import complete_subdirs, find_subdir, latest
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import SAFE_AGE
 from spanvault.collection.sweep import sweep as sweep_garbage
@@ -20,10 +20,14 @@ from spanvault.engine.protections import all_held, release_all, release_expired,
 from spanvault.errors import BadInput, Permanent
 from spanvault.model.cut import format_time
 from spanvault.model.result import Cell, Result
+from spanvault.storage.base import Storage
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
 from spanvault.verify.result import VerificationResult
+from spanvault.verify.schema import check_schema
+
+LEVELS = ("check_files", "checksums", "schema_only")
 
 _PROTECTION_COLUMNS = (
     "slot", "database", "collection", "expires_at", "status", "active", "wal_retained_bytes", "headroom_bytes",
@@ -36,14 +40,17 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
 
     Raises Damaged when anything is wrong; Permanent or Retryable when something could not be looked at, and why.
     """
+    _require_level(level)
     storage = context.storage(uri)
     if subdir is not None:
         found = find_subdir(storage, subdir)
         results = [(found, _verified(context, storage, found, level))]
     else:
         results = [("collection", check_collection(storage, progress=context.progress))]
-        deeper = {"checksums": complete_subdirs, "schema_only": lambda place: [latest(place)]}.get(level, lambda _: ())
-        results += [(each, _verified(context, storage, each, level)) for each in deeper(storage)]
+        deeper: Iterable[str] = ()
+        if level != "check_files":
+            deeper = complete_subdirs(storage) if level == "checksums" else [latest(storage)]
+        results += [(each, _verified(context, storage, each, level)) for each in deeper]
     for _, result in results:
         result.require_pass()
     return Result(
@@ -54,12 +61,18 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
 
 def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
     """Validate one backup at one of LEVELS; its path. Raises as above."""
+    _require_level(level)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
     result = _verified(context, storage, found, level)
     result.require_pass()
     context.progress.note(f"{found}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
     return found
+
+
+def _require_level(level: str) -> None:
+    if level not in LEVELS:
+        raise BadInput(f"There is no level {level!r}; choose {', '.join(LEVELS[:-1])} or {LEVELS[-1]}.")
 
 
 def _verified(context: Context, storage: Storage, subdir: str, level: str) -> VerificationResult:

@@ -58,6 +58,4 @@ def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
     check(request)
     storage = context.storage(request.collection)
     manifest = resolve(storage, request.subdir, request.as_of)[-1]
-    return planned_work(
-        storage, manifest, cluster, request, progress=context.progress, scratch=context.settings.scratch_dir
-    )
+    return planned_work(storage, manifest, cluster, request, progress=context.progress, scratch=context.settings.scratch_dir)

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spanvault.collection.files import read_files
 from spanvault.collection.layout import object_key
 from spanvault.columnar.read import verified_file
 from spanvault.config.clusters import Cluster
@@ -16,7 +17,8 @@ from spanvault.database.postgres.target import Connection, Record, database_name
 from spanvault.errors import NotFound
 from spanvault.model.manifest import Manifest, ManifestDatabase, ObjectReference
 from spanvault.model.progress import Progress, Silent
-from spanvault.restore.plan import RestorePlan
+from spanvault.model.request import RestoreRequest
+from spanvault.restore.plan import RestorePlan, make_plan
 from spanvault.storage.base import Storage
 
 
@@ -69,6 +71,23 @@ def is_finished(records: Mapping[str, Record | None]) -> bool:
     forgotten it beside one that is finished is finished too."""
     states = {record.state if record else None for record in records.values()}
     return "finished" in states and states <= {"finished", None}
+
+
+def planned_work(
+    storage: Storage, manifest: Manifest, cluster: Cluster, request: RestoreRequest, *, progress: Progress, scratch: Path | None
+) -> Work:
+    """The restore that `request` asks of the backup with that manifest. Reads the collection; writes nothing.
+
+    Raises what `make_plan` raises.
+    """
+    plan = make_plan(
+        manifest,
+        read_files(storage, manifest.subdir, manifest.files),
+        request,
+        lambda source: read_entries(storage, manifest, source, scratch),
+        cluster.primary.database,
+    )
+    return Work(cluster=cluster, storage=storage, manifest=manifest, plan=plan, progress=progress, scratch=scratch)
 
 
 @contextmanager

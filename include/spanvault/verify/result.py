@@ -11,7 +11,7 @@ from typing import Literal
 from spanvault.errors import BrokenChain, Damaged, Permanent, Retryable, SpanvaultError
 from spanvault.model.base import Value
 
-Level = Literal["check_files", "checksums", "collection"]
+Level = Literal["check_files", "checksums", "schema_only", "collection"]
 Outcome = Literal["pass", "fail", "could not verify"]
 
 SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told file by file

@@ -35,9 +35,5 @@ class ValidateBackupOperator(SpanvaultOperator):
     def step(self, context: Context) -> str:
         """Check; Damaged means: no retry, look at the storage."""
         from spanvault.engine.maintenance import validate_backup
-        from spanvault_airflow.schema_check import restore_schema_into_scratch
 
-        engine, collection = self.engine(), self.collection_uri(self.collection)
-        if self.level == "schema_only":
-            return restore_schema_into_scratch(engine, collection, self.subdir)
-        return validate_backup(engine, collection, self.subdir, level=self.level)
+        return validate_backup(self.engine(), self.collection_uri(self.collection), self.subdir, level=self.level)

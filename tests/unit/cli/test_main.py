@@ -183,6 +183,7 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
     shop = engine.cluster("shop")
     assert run(["collection", "check", "file:///b", "--level", "checksums"]) == 0
     assert run(["collection", "check", "file:///b"]) == 0
+    assert run(["collection", "check", "file:///b", "--level", "schema_only", "--backup", "LATEST"]) == 0
     assert run(["collection", "rebuild-index", "file:///b"]) == 0
     assert run(["collection", "sweep", "file:///b", "--delete", "--older-than", "2d"]) == 0
     assert run(["collection", "sweep", "file:///b"]) == 0
@@ -191,8 +192,9 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
     assert run(["cluster", "preflight", "--cluster", "shop"]) == 0
     assert run(["cluster", "uninstall", "--cluster", "shop", "--yes"]) == 0
     assert engine.calls == [
-        ("collection_check", ("file:///b", "checksums"), {}),
-        ("collection_check", ("file:///b", "check_files"), {}),
+        ("collection_check", ("file:///b", "checksums", None), {}),
+        ("collection_check", ("file:///b", "check_files", None), {}),
+        ("collection_check", ("file:///b", "schema_only", "LATEST"), {}),
         ("rebuild_index", ("file:///b",), {}),
         ("sweep", ("file:///b",), {"dry_run": False, "older_than": timedelta(days=2)}),
         ("sweep", ("file:///b",), {"dry_run": True, "older_than": timedelta(hours=24)}),

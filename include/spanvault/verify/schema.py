@@ -1,0 +1,85 @@
+"""`schema_only`: a backup's schema is restored, without rows, into a PostgreSQL that exists for that only."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spanvault.collection.chain import resolve
+from spanvault.collection.files import own_objects
+from spanvault.collection.lookup import find_subdir
+from spanvault.config.clusters import Cluster, cluster_from_url
+from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.sqlstate import translated
+from spanvault.database.postgres.target import create_database, database_names
+from spanvault.embedded.postgres import PostgresServer
+from spanvault.model.manifest import Manifest
+from spanvault.model.progress import Progress, Silent
+from spanvault.model.request import RestoreOptions, RestoreRequest
+from spanvault.model.target import SchemaTarget, TableTarget
+from spanvault.restore.finish import finish_restore
+from spanvault.restore.schema import restore_schema
+from spanvault.restore.work import planned_work
+from spanvault.storage.base import Storage
+from spanvault.verify.result import Findings, VerificationResult
+
+
+def check_schema(
+    storage: Storage, subdir: str = "LATEST", *, scratch: Path | None = None, progress: Progress | None = None
+) -> VerificationResult:
+    """Create everything but rows of a backup: databases, roles, tables, functions, indexes, constraints. The server is
+    made on `scratch` (default: the system's temporary folder) and deleted afterwards.
+
+    A changed schema fails the verification. What the scratch server refuses means that it could not be done: the server
+    has no extensions but PostgreSQL's own. Raises NotFound and BadInput when there is no such backup to check.
+    """
+    findings = Findings("schema_only")
+    found = find_subdir(storage, subdir)
+    with findings.guard():
+        manifest = resolve(storage, found)[-1]
+        _restore(storage, manifest, scratch, progress or Silent())
+        for reference in own_objects(manifest):
+            if reference != manifest.files:
+                findings.looked_at(bytes_=reference.bytes)
+    return findings.result()
+
+
+@translated("Restoring the schema into a scratch server")
+def _restore(storage: Storage, manifest: Manifest, scratch: Path | None, progress: Progress) -> None:
+    progress.step("restore schema")
+    with _scratch_cluster(scratch) as cluster:
+        if isinstance(manifest.request.target, SchemaTarget | TableTarget):
+            _make_databases(cluster, manifest)
+        request = RestoreRequest(
+            target=manifest.request.target,
+            subdir=manifest.subdir,
+            collection=storage.display_uri,
+            options=RestoreOptions(schema_only=True),
+        )
+        work = planned_work(storage, manifest, cluster, request, progress=progress, scratch=scratch)
+        restore_schema(work)
+        finish_restore(work)
+
+
+def _make_databases(cluster: Cluster, manifest: Manifest) -> None:
+    """Schemas and tables are restored into databases that exist."""
+    with connect(cluster.primary, purpose="schema check") as connection:
+        there = database_names(connection)
+        for database in (entry.database for entry in manifest.databases):
+            if database.name not in there:
+                create_database(connection, database, database.name, owner=None)
+
+
+@contextmanager
+def _scratch_cluster(scratch: Path | None) -> Iterator[Cluster]:
+    """A PostgreSQL that is deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="spanvault-schema-", dir=scratch))
+    try:
+        folder.chmod(0o755)  # the server may run as another user
+        with PostgresServer(folder / "server", name="schema-check") as server:
+            yield cluster_from_url(server.url(), "schema-check")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
