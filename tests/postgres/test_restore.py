@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
 import threading
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from spanvault.collection.layout import index_key, manifest_key
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.archive import dump_now, read_archive
 from spanvault.database.postgres.target import PROGRESS_SCHEMA
@@ -216,6 +218,32 @@ def test_the_database_itself_is_made_alike(zoo: TestDatabase, tmp_path: Path) ->
     finally:
         drop_database(zoo.server, source.name)
         drop_database(zoo.server, copy.name)
+
+
+@pytest.mark.parametrize(("version", "refused"), [("99.2 (Debian 99.2-1)", True), ("99beta1", True), ("9.6.24", False)])
+def test_a_backup_of_a_newer_postgresql_is_refused(database: TestDatabase, tmp_path: Path, version: str, refused: bool) -> None:
+    database.execute("CREATE TABLE item (id int PRIMARY KEY)")
+    manifest = back_up(database, tmp_path / "c")
+    stored = tmp_path / "c" / manifest_key(manifest.subdir)
+    stored.write_bytes(
+        manifest.model_copy(update={"source": manifest.source.model_copy(update={"server_version": version})}).to_json()
+    )
+    (tmp_path / "c" / index_key(manifest.subdir, 0)).unlink()  # it remembers the manifest's digest
+    copy = TestDatabase(database.server, f"{database.name}_copy")
+    request = request_of(database, copy, tmp_path / "c")
+    try:
+        if refused:
+            own = database.execute("SHOW server_version")[0][0]
+            with pytest.raises(
+                Refused, match=rf"is of PostgreSQL {re.escape(version)}, and the target is PostgreSQL {re.escape(own)}"
+            ):
+                run_restore(Context(), database.cluster, request, processes=False)
+            assert database.execute("SELECT count(*) FROM pg_database WHERE datname = %s", [copy.name]) == [(0,)]
+        else:
+            run_restore(Context(), database.cluster, request, processes=False)
+            assert copy.execute("SELECT count(*) FROM item") == [(0,)]
+    finally:
+        drop_database(database.server, copy.name)
 
 
 def test_a_damaged_file_is_named_and_nothing_of_it_can_be_seen(zoo: TestDatabase, target: TestDatabase, tmp_path: Path) -> None:

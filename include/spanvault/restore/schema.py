@@ -12,6 +12,7 @@ from pathlib import Path
 
 from spanvault.database.postgres.archive import Entry, dump_now, read_archive
 from spanvault.database.postgres.roles import restore_roles
+from spanvault.database.postgres.server import major_version, server_version
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import (
     SERVICE_DATABASES,
@@ -43,12 +44,13 @@ _KEPT_IF_THERE = frozenset({"SCHEMA", "EXTENSION"})
 def restore_schema(work: Work) -> None:
     """Make the databases, roles and pre-data objects of the plan.
 
-    Raises AlreadyExists for what is in the way, NotFound for a missing target database, Refused for objects that
-    another unfinished restore or a missing relation forbids.
+    Raises AlreadyExists for what is in the way, NotFound for a missing target database, Refused for an older PostgreSQL
+    than the backup's and for objects that another unfinished restore or a missing relation forbids.
     """
     if is_finished(work.records()):
         return
     with maintenance_connection(work.cluster.primary) as control:
+        _check_version(work, control)
         names = database_names(control)
         for database in work.plan.databases:
             _check_database(work, database, names)
@@ -58,6 +60,16 @@ def restore_schema(work: Work) -> None:
         for database in work.plan.databases:
             made = database.whole and database.target not in names and _create(work, control, database)
             _make_objects(work, database, made=made)
+
+
+def _check_version(work: Work, control: Connection) -> None:
+    """A newer pg_dump's schema may need what an older server does not have, and does not say so before it fails."""
+    source, target = work.manifest.source.server_version, server_version(control)
+    if major_version(source) > major_version(target):
+        raise Refused(
+            f"The backup {work.plan.subdir} is of PostgreSQL {source}, and the target is PostgreSQL {target}: restore it into"
+            f" version {major_version(source)} or newer."
+        )
 
 
 def _check_database(work: Work, database: DatabaseRestore, names: set[str]) -> None:

@@ -55,7 +55,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "strip_localities": _REGIONS,
         "experimental copy": _ONLINE,
         "experimental deferred copy": _ONLINE,
-        "unsafe_restore_incompatible_version": "backups are not bound to a version: they restore into newer ones without it",
+        "unsafe_restore_incompatible_version": "a backup restores into newer versions without it, never into older ones",
         "virtual_cluster": _VIRTUAL,
         "virtual_cluster_name": _VIRTUAL,
         "incremental_location": _REMOVED,

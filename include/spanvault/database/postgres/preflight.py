@@ -9,7 +9,7 @@ from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import read_tables, user_databases
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.quoting import qualified, quote
-from spanvault.database.postgres.server import Connection, scalar, version_number
+from spanvault.database.postgres.server import Connection, scalar, server_version, version_number
 from spanvault.errors import BadInput
 from spanvault.model.base import Value
 
@@ -50,7 +50,7 @@ def server_checks(connection: Connection) -> list[Check]:
 
 
 def _version(connection: Connection) -> Check:
-    number, text = version_number(connection), scalar(connection, "SELECT pg_catalog.current_setting('server_version')")
+    number, text = version_number(connection), server_version(connection)
     if number < 140000:
         return Check(
             name="version", status="failed", detail=f"PostgreSQL {text} is older than 14", fix="Upgrade to PostgreSQL 14 to 18."

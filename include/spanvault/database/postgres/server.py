@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from spanvault.errors import Damaged
 from spanvault.model.cut import Lsn, utc
 from spanvault.model.manifest import SourceIdentity
 
@@ -27,7 +29,7 @@ def identity(connection: Connection, cluster: str) -> SourceIdentity:
         cluster=cluster,
         system_identifier=str(scalar(connection, "SELECT system_identifier FROM pg_catalog.pg_control_system()")),
         timeline=timeline(connection),
-        server_version=str(scalar(connection, "SELECT pg_catalog.current_setting('server_version')")),
+        server_version=server_version(connection),
     )
 
 
@@ -52,6 +54,19 @@ def flush_lsn(connection: Connection) -> Lsn:
 def server_time(connection: Connection) -> datetime:
     """The server's clock, UTC."""
     return utc(scalar(connection, "SELECT pg_catalog.clock_timestamp()"))
+
+
+def server_version(connection: Connection) -> str:
+    """server_version as the server writes it: `18.1`, `19beta1`, `18.1 (Debian 18.1-1)`."""
+    return str(scalar(connection, "SELECT pg_catalog.current_setting('server_version')"))
+
+
+def major_version(text: str) -> int:
+    """The major version that a server_version begins with."""
+    found = re.match(r"\d+", text)
+    if found is None:
+        raise Damaged(f"{text!r} is not the version of a PostgreSQL server.")
+    return int(found[0])
 
 
 def version_number(connection: Connection) -> int:
