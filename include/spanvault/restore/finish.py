@@ -103,6 +103,7 @@ def _post_data(
             with_grants=work.plan.grants,
             purpose=work.finishing,
         )
+        work.progress.advance(units=len(wanted))
 
 
 def _verify(work: Work, database: DatabaseRestore, connection: Connection) -> None:
