@@ -15,17 +15,27 @@ _SAMPLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Measurement:
-    """Wall seconds, CPU seconds of the command's processes (not the server's), and the largest resident size in bytes
-    that any one of them reached."""
+    """Wall seconds, CPU seconds of the command's processes and of the server's sessions that ended meanwhile, and the
+    largest resident size in bytes that any one of the command's processes reached.
+
+    CPU seconds are the better measure on a machine that does other work too.
+    """
 
     seconds: float
-    cpu_seconds: float
+    client_cpu: float
+    server_cpu: float
     peak_memory: int
 
+    @property
+    def cpu(self) -> float:
+        """CPU seconds on both sides."""
+        return self.client_cpu + self.server_cpu
 
-def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measurement:
-    """Run `command` to its end. Raises RuntimeError with its error output if it fails. Linux only (/proc)."""
-    before, start = os.times(), time.monotonic()
+
+def run(command: Sequence[str | Path], server_pid: int, environment: Mapping[str, str] | None = None) -> Measurement:
+    """Run `command` to its end; `server_pid` is PostgreSQL's postmaster. Raises RuntimeError with the command's error
+    output if it fails. Linux only (/proc)."""
+    before, server_before, start = os.times(), _children_cpu(server_pid), time.monotonic()
     process = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True
     )
@@ -37,8 +47,14 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
     peak.join()
     if process.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed: {errors.strip()}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measurement(seconds, cpu, peak.bytes)
+    client = after.children_user + after.children_system - before.children_user - before.children_system
+    return Measurement(seconds, client, _children_cpu(server_pid) - server_before, peak.bytes)
+
+
+def _children_cpu(pid: int) -> float:
+    # Fields cutime and cstime of proc(5), behind the name in parentheses.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 class _Peak(threading.Thread):

@@ -21,6 +21,7 @@ from spanvault.columnar.wide_rows import whole_rows
 from spanvault.model.schema import Column, Table
 
 BLOCK_BYTES: Final = 8 << 20
+_WIDE_BYTES: Final = 4 * BLOCK_BYTES
 
 
 class ConversionNeeded(Exception):
@@ -60,6 +61,9 @@ class CsvReader:
             arrays = self._parse(block, list(self._csv_types))
         except pa.ArrowInvalid:
             raise self._explain(block) from None
+        if len(block) > _WIDE_BYTES:
+            # Arrow's allocator would keep what a long row took for later use, several times the row's size.
+            pa.default_memory_pool().release_unused()
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _parse(self, block: bytes, names: list[str]) -> list[pa.Array]:

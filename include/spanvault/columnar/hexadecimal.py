@@ -36,22 +36,21 @@ def decode_hex(text: pa.StringArray) -> pa.BinaryArray:
     if data.size % 2 or np.any(lengths % 2) or pc.all(pc.starts_with(text, "\\x"), min_count=0).as_py() is False:
         raise ValueError("not in hexadecimal form")
     pairs = data.view(np.uint16)
-    out = np.empty(pairs.size, np.uint8)
-    prefixes = 0
+    present = lengths > 0
+    # Each value's prefix goes.
+    out = np.empty(pairs.size - np.count_nonzero(present), np.uint8)
+    filled = 0
     for start in range(0, pairs.size, _SEGMENT):
         segment = _DECODE[pairs[start : start + _SEGMENT]]
-        if segment.min() < 0:
+        decoded = segment[segment != _PREFIX]
+        if segment.min() < 0 or filled + decoded.size > out.size:
             raise ValueError("not in hexadecimal form")
-        out[start : start + _SEGMENT] = segment.astype(np.uint8)
-        prefixes += int(np.count_nonzero(segment == _PREFIX))
-    present = lengths > 0
-    if prefixes != np.count_nonzero(present):
+        out[filled : filled + decoded.size] = decoded
+        filled += decoded.size
+    if filled != out.size:
         raise ValueError("not in hexadecimal form")
-    # Each prefix decoded to one byte too much; those go now.
-    keep = np.ones(out.size, np.bool_)
-    keep[(offsets[:-1][present] - offsets[0]) // 2] = False
     ends = np.cumsum(lengths // 2 - present, dtype=np.int32)
-    return _array(pa.binary(), text, np.concatenate([np.zeros(1, np.int32), ends]), out[keep])
+    return _array(pa.binary(), text, np.concatenate([np.zeros(1, np.int32), ends]), out)
 
 
 def encode_hex(values: pa.BinaryArray) -> pa.StringArray:

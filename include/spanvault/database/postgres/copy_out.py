@@ -183,8 +183,9 @@ def _write(chunks: Iterator[bytes], table: Table, storage: Storage, key: str, as
     blocks = whole_rows(chunks, BLOCK_BYTES)
     try:
         with DataFileWriter(storage, key, reader.schema) as file:
-            for block in blocks:
-                file.write_batch(reader.read_block(block))
+            # map, unlike a loop variable, does not keep a long row's block while it is written.
+            for batch in map(reader.read_block, blocks):
+                file.write_batch(batch)
     except ConversionNeeded as needed:
         raise ConversionNeeded(_survey(blocks, table, as_text | needed.columns) | needed.columns) from None
     return WrittenFile(file.sha256, file.bytes, file.rows, tuple(sorted(as_text)))

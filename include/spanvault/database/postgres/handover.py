@@ -9,7 +9,7 @@ from typing import Final, Generic, Self, TypeVar
 
 _T = TypeVar("_T")
 
-# Bytes that may wait; one chunk that is longer passes alone.
+# Bytes that may wait. A chunk that is longer (one long row) is worked on before the next is received.
 _WAITING_BYTES: Final = 16 << 20
 
 
@@ -29,6 +29,7 @@ class Handover(Generic[_T]):
         self._changed = threading.Condition()
         self._chunks: list[bytes] = []
         self._size = 0
+        self._working = False
         self._ended = False
         self._receiving_failed: BaseException | None = None
         self._working_failed: BaseException | None = None
@@ -45,6 +46,8 @@ class Handover(Generic[_T]):
             self._chunks.append(chunk)
             self._size += len(chunk)
             self._changed.notify_all()
+            while len(chunk) > _WAITING_BYTES and (self._chunks or self._working) and not self._working_failed:
+                self._changed.wait()
 
     def result(self) -> _T:
         """What `work` returned; after the block."""
@@ -75,12 +78,16 @@ class Handover(Generic[_T]):
     def _received(self) -> Iterator[bytes]:
         while True:
             with self._changed:
+                self._working = False
+                self._changed.notify_all()
                 while not self._chunks and not self._ended:
                     self._changed.wait()
-                chunks, self._chunks, self._size = self._chunks, [], 0
+                chunks, self._chunks, self._size = self._chunks[::-1], [], 0
+                self._working = True
                 self._changed.notify_all()
                 if self._receiving_failed:
                     raise self._receiving_failed
             if not chunks:
                 return
-            yield from chunks
+            while chunks:
+                yield chunks.pop()
