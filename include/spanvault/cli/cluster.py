@@ -9,7 +9,7 @@ import typer
 
 from spanvault.cli.output import Format, show
 from spanvault.cli.session import ClusterOption, FormatOption, UrlOption, needed_cluster, session
-from spanvault.errors import BadInput
+from spanvault.errors import BadInput, Permanent
 
 app = typer.Typer(no_args_is_help=True, help="Check a cluster before its first backup, or remove all that backups left on it.")
 
@@ -22,6 +22,9 @@ def preflight(cluster: ClusterOption = None, url: UrlOption = None, form: Format
 
         result = check(context, needed_cluster(context, cluster, url, "cluster preflight"))
     show(result, form)
+    failed = [str(row.get("check")) for row in result.dicts() if row.get("status") == "failed"]
+    if failed:
+        raise Permanent(f"The cluster is not ready for backups: {', '.join(failed)}; the table says how to fix it.")
 
 
 @app.command()

@@ -30,7 +30,7 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
     counts, data = _existing(storage, manifest) or _create(storage, manifest)
     try:
         write_entry(storage, entry_of(counts, hashlib.sha256(data).hexdigest()))
-        write_readme(storage)
+        write_readme(storage, counts)
     except SpanvaultError as error:
         _log.warning("The backup %s is committed, but its index entry or README.txt is not written: %s", counts.subdir, error)
     return counts

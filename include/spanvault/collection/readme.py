@@ -7,12 +7,15 @@ import re
 
 from spanvault.collection.layout import README_KEY
 from spanvault.errors import AlreadyExists
+from spanvault.model.manifest import Manifest
+from spanvault.model.request import RestoreRequest, ShowBackupsRequest
+from spanvault.statement.render import render
 from spanvault.storage.base import Storage
 
 _TEXT = """\
 This is a Spanvault collection: backups of one PostgreSQL cluster.
 
-To restore the newest backup of the whole cluster into an empty one:
+To restore the newest backup (into an empty cluster, or beside what is there WITH new_db_name = '...'):
 
     {restore}
 
@@ -32,16 +35,16 @@ delete single files: a backup is whole or of no use.
 """
 
 
-def restore_command(uri: str, subdir: str = "LATEST") -> str:
-    """The shell command that restores a whole backup; `uri` as `display_uri` has it."""
-    source = "LATEST" if subdir == "LATEST" else f"'{subdir}'"
-    return _command(f"RESTORE FROM {source} IN {_quoted(uri)}")
+def restore_command(manifest: Manifest, uri: str, subdir: str = "LATEST") -> str:
+    """The shell command that restores what the backup holds; `uri` as `display_uri` has it."""
+    return _command(render(RestoreRequest(target=manifest.request.target, subdir=subdir, collection=uri)))
 
 
-def write_readme(storage: Storage) -> None:
-    """Write README.txt if it is not there."""
+def write_readme(storage: Storage, manifest: Manifest) -> None:
+    """Write README.txt if it is not there; its example restores what `manifest` holds."""
     text = _TEXT.format(
-        restore=restore_command(storage.display_uri), show=_command(f"SHOW BACKUPS IN {_quoted(storage.display_uri)}")
+        restore=restore_command(manifest, storage.display_uri),
+        show=_command(render(ShowBackupsRequest(collection=storage.display_uri))),
     )
     with contextlib.suppress(AlreadyExists):
         storage.put(README_KEY, text.encode(), create_only=True)
@@ -50,7 +53,3 @@ def write_readme(storage: Storage) -> None:
 def _command(statement: str) -> str:
     escaped = re.sub(r'([\\"$`])', r"\\\1", statement)
     return f'spanvault sql --url postgresql://<user>@<host>/postgres "{escaped}"'
-
-
-def _quoted(uri: str) -> str:
-    return "'" + uri.replace("'", "''") + "'"

@@ -24,10 +24,8 @@ from spanvault.storage.base import Storage
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
-from spanvault.verify.result import VerificationResult
+from spanvault.verify.result import BACKUP_LEVELS, VerificationResult
 from spanvault.verify.schema import check_schema
-
-LEVELS = ("check_files", "checksums", "schema_only")
 
 _PROTECTION_COLUMNS = (
     "slot", "database", "collection", "expires_at", "status", "active", "wal_retained_bytes", "headroom_bytes",
@@ -60,7 +58,7 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
 
 
 def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
-    """Validate one backup at one of LEVELS; its path. Raises as above."""
+    """Validate one backup at one of BACKUP_LEVELS; its path. Raises as above."""
     _require_level(level)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
@@ -71,8 +69,8 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> s
 
 
 def _require_level(level: str) -> None:
-    if level not in LEVELS:
-        raise BadInput(f"There is no level {level!r}; choose {', '.join(LEVELS[:-1])} or {LEVELS[-1]}.")
+    if level not in BACKUP_LEVELS:
+        raise BadInput(f"There is no level {level!r}; choose {', '.join(BACKUP_LEVELS[:-1])} or {BACKUP_LEVELS[-1]}.")
 
 
 def _verified(context: Context, storage: Storage, subdir: str, level: str) -> VerificationResult:
@@ -160,10 +158,6 @@ def _protection_row(entry: Held) -> tuple[Cell, ...]:
 
 @translated("The preflight")
 def preflight(context: Context, cluster: Cluster) -> Result:
-    """All checks of the source. Raises Permanent naming the failed ones and their fixes, if any."""
-    checks = examine(cluster.primary)
-    failed = [check for check in checks if check.status == "failed"]
-    if failed:
-        raise Permanent(" ".join(f"{check.name}: {check.detail}. Fix: {check.fix}" for check in failed))
-    rows = tuple((check.name, check.status, check.detail, check.fix) for check in checks)
+    """All checks of the source, a row each; `status` is ok, warning or failed."""
+    rows = tuple((check.name, check.status, check.detail, check.fix) for check in examine(cluster.primary))
     return Result(columns=("check", "status", "detail", "fix"), rows=rows)

@@ -93,7 +93,7 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
     for entry in manifest.databases:
         if entry.omitted:
             context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
-    context.progress.note(f"To restore it: {restore_command(manifest.request.into, manifest.subdir)}")
+    context.progress.note(f"To restore it: {restore_command(manifest, manifest.request.into, manifest.subdir)}")
     return manifest
 
 

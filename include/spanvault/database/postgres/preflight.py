@@ -12,6 +12,7 @@ from spanvault.database.postgres.quoting import qualified, quote
 from spanvault.database.postgres.server import Connection, scalar, server_version, version_number
 from spanvault.errors import BadInput
 from spanvault.model.base import Value
+from spanvault.model.sentences import few
 
 Status = Literal["ok", "warning", "failed"]
 _MIB = 1 << 20
@@ -179,20 +180,23 @@ def database_checks(connection: Connection, name: str) -> list[Check]:
 
 def _may_publish(connection: Connection, name: str) -> Check:
     label = f"{name}: publication"
-    row = connection.execute(
-        "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),"
-        " (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)), ', ')"
-        "  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        "  WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-        "  AND NOT pg_catalog.pg_has_role(c.relowner, 'usage'))"
-    ).fetchone()
-    may_create, foreign_owners = row or (False, None)
-    if may_create and not foreign_owners:
+    may_create = scalar(connection, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+    owners = connection.execute(
+        "SELECT DISTINCT pg_catalog.quote_ident(r.rolname), r.rolsuper FROM pg_catalog.pg_class c"
+        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner"
+        " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        " AND NOT pg_catalog.pg_has_role(c.relowner, 'usage') ORDER BY 1"
+    ).fetchall()
+    if may_create and not owners:
         return Check(name=label, status="ok", detail="the role may publish every table")
     role = quote(str(scalar(connection, "SELECT current_user")))
-    grants = [f"GRANT CREATE ON DATABASE {quote(name)} TO {role};"] if not may_create else []
-    grants += [f"GRANT {owner} TO {role};" for owner in (foreign_owners or "").split(", ") if owner]
-    return Check(name=label, status="failed", detail="the role may not publish every table", fix=" ".join(grants))
+    fixes = [] if may_create else [f"GRANT CREATE ON DATABASE {quote(name)} TO {role};"]
+    for owner, superuser in owners:
+        if superuser:  # membership would make the backup's role a superuser in effect
+            fixes.append(f"Give the tables of the superuser {owner} another owner, or back up as a superuser.")
+        else:
+            fixes.append(f"GRANT {owner} TO {role};")
+    return Check(name=label, status="failed", detail="the role may not publish every table", fix=" ".join(fixes))
 
 
 def _without_identity(connection: Connection, name: str) -> Check:
@@ -203,12 +207,11 @@ def _without_identity(connection: Connection, name: str) -> Check:
     if not tables:
         return Check(name=label, status="ok", detail="every table has a key that the log carries")
     size = sum(table.bytes for table in tables) // _MIB
-    first = ", ".join(qualified(table.schema_name, table.name) for table in tables[:5])
-    more = f" and {len(tables) - 5} more" if len(tables) > 5 else ""
+    names = few([qualified(table.schema_name, table.name) for table in tables], 5)
     return Check(
         name=label,
         status="warning",
-        detail=f"{len(tables)} tables ({size} MiB) are read whole under one snapshot at the cut: {first}{more}",
+        detail=f"{len(tables)} tables ({size} MiB) are read whole under one snapshot at the cut: {names}",
         fix="Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX ...",
     )
 
