@@ -92,7 +92,7 @@ def test_a_cluster_backup_is_one_cut_over_all_databases(
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        manifest = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(workers=1)).take()
+        manifest = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(protection="none", workers=1)).take()
     finally:
         stop.set()
         writer.join()
@@ -122,7 +122,7 @@ def test_large_values_changed_between_the_snapshots_of_two_databases(
     )
     second_database.execute("create table n (id int primary key)")
     faults = Faults()
-    backup = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(workers=1, fingerprint=fingerprint))
+    backup = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(protection="none", workers=1, fingerprint=fingerprint))
     names = sorted([database.name, second_database.name, "postgres"])
     # The seal takes the databases in order of name; changes come right after the first one's snapshot was used.
     after = names.index(database.name) + 1
@@ -155,7 +155,7 @@ def test_without_following_the_log_to_the_cut_changes_between_snapshots_are_lost
     faults = Faults()
     nth = sorted([database.name, second_database.name, "postgres"]).index(database.name) + 1
     faults.add_fault("seal.after_snapshot", nth=nth, action=lambda: database.execute("insert into n values (1)"))
-    backup = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(workers=1))
+    backup = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(protection="none", workers=1))
     context = backup.context
     context = type(context)(settings=context.settings, progress=context.progress, reached=faults.reach)
     manifest = run_backup(context, database.cluster, backup.request, processes=False)
