@@ -6,9 +6,8 @@ from typing import Any, Final
 
 from airflow.sdk import Param
 
+from spanvault.verify.result import BACKUP_LEVELS
 from spanvault_airflow.targets import SCOPES
-
-LEVELS: Final = ("check_files", "checksums", "schema_only")
 
 # JSON schema regular expression, also run by the browser: a scheme, and no parameter whose value would be a secret.
 SAFE_URI: Final = (
@@ -50,7 +49,7 @@ def backup_fields(default_cluster: str, known_clusters: list[str], into: str) ->
         "validate": Param(
             "check_files",
             type="string",
-            enum=list(LEVELS),
+            enum=list(BACKUP_LEVELS),
             values_display=_LEVEL_NAMES,
             title="Check afterwards",
             description="How the committed backup is validated before the source may forget its change log.",
@@ -136,7 +135,7 @@ def validate_fields(into: str) -> dict[str, Any]:
         "level": Param(
             "checksums",
             type="string",
-            enum=list(LEVELS),
+            enum=list(BACKUP_LEVELS),
             values_display=_LEVEL_NAMES,
             title="Level",
             description_md="More coverage takes more time; only a restore proves everything.",

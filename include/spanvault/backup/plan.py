@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spanvault.errors import NotFound
 from spanvault.model.schema import Database, Table
+from spanvault.model.sentences import few
 from spanvault.model.span import Batch, Span, span_id
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, Target
 
@@ -126,5 +127,4 @@ def _label(
         own = [places[span.id] for span in spans if (span.database, span.table_oid) == table]
         part = f" {own[0]}-{own[-1]}/{slices[table]}" if len(own) > 1 else f" {own[0]}/{slices[table]}"
         found.append(names[table] + (part if len(own) < slices[table] else ""))
-    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
-    return ", ".join(found[:2]) + more
+    return few(found, 2)

@@ -63,10 +63,6 @@ class RestoreRequest(Value):
     as_of: datetime | None = None
     options: RestoreOptions = RestoreOptions()
 
-    def digest(self) -> str:
-        """Names the restore: the same request onto the same target continues it."""
-        return hashlib.sha256(self.model_dump_json(exclude={"options": {"workers", "detached"}}).encode()).hexdigest()
-
 
 class ShowBackupsRequest(Value):
     """SHOW BACKUPS IN 'uri'."""

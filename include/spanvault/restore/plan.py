@@ -19,6 +19,7 @@ from spanvault.model.cut import format_time
 from spanvault.model.manifest import DataFile, Manifest, ManifestDatabase
 from spanvault.model.request import RestoreRequest
 from spanvault.model.schema import Table
+from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
 from spanvault.restore.selective import RELATIONS, Selection, select, select_all
 
@@ -275,7 +276,7 @@ def _rows(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> int:
 
 def _label(manifest: Manifest, units: Sequence[LoadUnit]) -> str:
     names = list(dict.fromkeys(table_of(manifest, unit.database, unit.table_oid).qualified for unit in units))
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return few(names, 1)
 
 
 def table_of(manifest: Manifest, database: str, oid: int) -> Table:

@@ -30,6 +30,7 @@ from spanvault.database.postgres.target import (
     run_all,
 )
 from spanvault.errors import AlreadyExists, NotFound, Refused
+from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget
 from spanvault.restore.plan import DatabaseRestore, selection
 from spanvault.restore.selective import RELATIONS, Need, about_database, is_part
@@ -90,7 +91,7 @@ def _check_database(work: Work, database: DatabaseRestore, names: set[str]) -> N
         obstacles = in_the_way(connection) if database.whole and not records else []
         if obstacles:
             raise AlreadyExists(
-                f"The database {database.target!r} is not empty: it has {_list(obstacles)}. Drop or rename it, or choose"
+                f"The database {database.target!r} is not empty: it has {few(obstacles, 3)}. Drop or rename it, or choose"
                 " another name with new_db_name."
             )
 
@@ -99,7 +100,7 @@ def _check_cluster(work: Work, names: set[str]) -> None:
     others = names - {database.target for database in work.plan.databases} - SERVICE_DATABASES
     if others:
         raise AlreadyExists(
-            f"A cluster can be restored only into a cluster without user databases, and this one has {_list(sorted(others))}."
+            f"A cluster can be restored only into a cluster without user databases, and this one has {few(sorted(others), 3)}."
             " Drop them, or restore single databases with RESTORE DATABASE."
         )
 
@@ -184,7 +185,7 @@ def without_present(
     obstacles = [one.display for one in entries if one.kind in _NAMED_LIKE_RELATIONS and (one.schema, one.name) in relations]
     if obstacles:
         raise AlreadyExists(
-            f"The database {target!r} has {_list(obstacles)} already. Drop or rename them, or restore into another database"
+            f"The database {target!r} has {few(obstacles, 3)} already. Drop or rename them, or restore into another database"
             " with into_db."
         )
     kept: set[int] = set()
@@ -223,7 +224,3 @@ def _make_group(work: Work, connection: Connection, group: Sequence[Entry]) -> N
             for entry in wanted:
                 with translated(f"Creating {entry.display}"):
                     run_all(connection, [entry.sql])
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

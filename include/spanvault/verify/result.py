@@ -12,6 +12,7 @@ from spanvault.errors import BrokenChain, Damaged, Permanent, Retryable, Spanvau
 from spanvault.model.base import Value
 
 Level = Literal["check_files", "checksums", "schema_only", "collection"]
+BACKUP_LEVELS = ("check_files", "checksums", "schema_only")  # of one backup; `collection` binds them all
 Outcome = Literal["pass", "fail", "could not verify"]
 
 SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told file by file

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from spanvault import __version__
+from spanvault.cli.collection import Level
 from spanvault.cli.main import run
 from spanvault.errors import AlreadyExists, BadInput, BrokenChain, Busy, Damaged, NotFound, Refused, Retryable, StateUnknown
 from spanvault.model.request import BackupRequest, RestoreRequest, ShowBackupsRequest
 from spanvault.model.target import DatabaseTarget
+from spanvault.verify.result import BACKUP_LEVELS
 from tests.kit.engine_double import EngineDouble
 
 Captured = pytest.CaptureFixture[str]
@@ -157,6 +159,10 @@ def test_a_statement_becomes_a_request(engine: EngineDouble) -> None:
     assert name == "execute"
     assert request == BackupRequest(target=DatabaseTarget(names=("shop",)), into="file:///b")
     assert options == {"cluster": engine.cluster("shop"), "dry_run": True}
+
+
+def test_every_level_can_be_asked_for() -> None:
+    assert tuple(Level) == BACKUP_LEVELS
 
 
 def test_reading_a_collection_needs_no_cluster(engine: EngineDouble) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from spanvault.database.postgres.quoting import quote
+from spanvault.database.postgres.server import scalar
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import Connection
 
@@ -32,7 +33,7 @@ def restore_roles(connection: Connection, script: str) -> list[str]:
     The role that restores keeps its password and attributes, or a second try could not log in. Tablespaces are folders
     of the old machine and are left out. Raises BadInput when the role may not make roles.
     """
-    own = str(_one(connection, "SELECT current_user"))
+    own = str(scalar(connection, "SELECT current_user"))
     existing = {quote(str(row[0])) for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
     notes = []
     with translated("Restoring roles"), connection.transaction():
@@ -51,8 +52,3 @@ def restore_roles(connection: Connection, script: str) -> list[str]:
 
 def _quoted(name: str) -> str:
     return name if name.startswith('"') else quote(name)
-
-
-def _one(connection: Connection, query: str) -> object:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None

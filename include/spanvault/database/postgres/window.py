@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.quoting import literal
 from spanvault.errors import BadInput, BrokenChain, Busy, Retryable
 from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Protection
@@ -44,9 +45,9 @@ def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> I
         connection.execute("SELECT pg_catalog.pg_copy_logical_replication_slot(%s, %s, true)", (protection.slot, copy_name))
         _check_position(connection, copy_name, protection, start)
         statement = _PEEK.format(
-            slot=_literal(copy_name, connection),
-            upto=_literal(str(upto), connection),
-            publication=_literal(protection.publication, connection),
+            slot=literal(copy_name),
+            upto=literal(str(upto)),
+            publication=literal(protection.publication),
         )
         with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             yield (bytes(message) for row in copy for message in _messages(row))
@@ -79,10 +80,6 @@ def _check_position(connection: psycopg.Connection[TupleRow], copy_name: str, pr
             f"The slot {protection.slot!r} is ahead of this backup's start {start}: it was made anew, or another backup of "
             "this collection was committed meanwhile. The log in between is lost to this backup; start a new one."
         )
-
-
-def _literal(text: str, connection: psycopg.Connection[tuple[object, ...]]) -> str:
-    return psycopg.sql.Literal(text).as_string(connection)
 
 
 def _first_line(error: Exception) -> str:
