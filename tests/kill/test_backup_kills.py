@@ -140,8 +140,8 @@ def test_ended_around_writes_to_storage(backup: Backup, point: str, action: Acti
 
 def test_killed_for_real_at_random_moments(backup: Backup) -> None:
     """SIGKILL of the command line and its workers; the statement is typed again until it ends by itself."""
-    backup.database.execute("insert into t select i, repeat('x', 500), i from generate_series(2000, 30000) i")
-    statement = f"BACKUP DATABASE {backup.database.name} INTO '{backup.uri}' WITH workers = 2, span_bytes = '500kB'"
+    backup.database.execute("insert into t select i, repeat('x', 500), i from generate_series(2000, 160000) i")
+    statement = f"BACKUP DATABASE {backup.database.name} INTO '{backup.uri}' WITH workers = 2, span_bytes = '3MB'"
     command = [str(Path(sys.executable).with_name("spanvault")), "sql", "--url", backup.database.url, statement]
     chance = random.Random(7)
     kills = 0
@@ -150,7 +150,7 @@ def test_killed_for_real_at_random_moments(backup: Backup) -> None:
         seen = len(list(backup.folder.glob("*/*/*/000000/progress/*.json")))
         deadline = time.monotonic() + 120
         # Not a fixed time: the kill comes after some more spans, and the last tries are left alone.
-        wanted = seen + chance.randint(1, 6) if attempt < 4 else None
+        wanted = seen + chance.randint(1, 5) if attempt < 4 else None
         while process.poll() is None and time.monotonic() < deadline:
             done = len(list(backup.folder.glob("*/*/*/000000/progress/*.json")))
             if wanted is not None and done >= wanted:

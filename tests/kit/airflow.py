@@ -38,7 +38,7 @@ class DagRun:
 
     dag_id: str
     conf: dict[str, Any]
-    run_after: str = "2026-11-22T14:30:00+00:00"
+    run_after: str = "2026-01-02T14:30:00+00:00"
 
 
 class AirflowMetadata:

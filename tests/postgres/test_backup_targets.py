@@ -122,7 +122,9 @@ def test_large_values_changed_between_the_snapshots_of_two_databases(
     )
     second_database.execute("create table n (id int primary key)")
     faults = Faults()
-    backup = Backup(database, tmp_path, target=ClusterTarget(), options=BackupOptions(protection="none", workers=1, fingerprint=fingerprint))
+    backup = Backup(
+        database, tmp_path, target=ClusterTarget(), options=BackupOptions(protection="none", workers=1, fingerprint=fingerprint)
+    )
     names = sorted([database.name, second_database.name, "postgres"])
     # The seal takes the databases in order of name; changes come right after the first one's snapshot was used.
     after = names.index(database.name) + 1

@@ -16,7 +16,7 @@ MAX_BATCHES = 1000
 # The plan names every span, and stays a document that one can read at once.
 MAX_SPANS = 50_000
 BATCH_BYTES = 256 << 20
-MIN_BATCH_BYTES = 8 << 20
+MIN_BATCH_BYTES = 32 << 20
 
 
 def databases_of(target: Target, existing: Sequence[str], connected: str) -> list[str]:
