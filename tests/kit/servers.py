@@ -96,6 +96,18 @@ def fresh_database(server: PostgresServer, prefix: str = "t") -> Iterator[TestDa
     finally:
         if server.is_running():
             drop_database(server, name)
+            forget_cluster_backups(server)
+
+
+def forget_cluster_backups(server: PostgresServer) -> None:
+    """Drop what a backup of the whole cluster holds on the database that all tests share."""
+    with connect(endpoint_of(server)) as control:
+        control.execute(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+            " where database = 'postgres' and slot_name like 'spanvault%' and not active"
+        )
+        for (name,) in control.execute("select pubname from pg_publication where pubname like 'spanvault%'").fetchall():
+            control.execute(sql.SQL("drop publication {}").format(sql.Identifier(name)))
 
 
 def drop_database(server: PostgresServer, name: str) -> None:

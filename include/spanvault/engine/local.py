@@ -10,7 +10,7 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
-from spanvault.engine.worker_pool import in_processes
+from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
 
@@ -20,6 +20,8 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
+    if processes:
+        warm_up()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
     total = sum(batch.estimated_bytes for batch in plan.batches)
     context.progress.step("export", total_bytes=total, total_units=sum(len(batch.spans) for batch in plan.batches))

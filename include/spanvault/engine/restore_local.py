@@ -7,7 +7,7 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.restore_steps import abandon_restore, finish_restore, load_batch, plan_restore, restore_schema
-from spanvault.engine.worker_pool import in_processes
+from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.errors import SpanvaultError
 from spanvault.model.request import RestoreRequest
 from spanvault.model.result import Result
@@ -26,6 +26,8 @@ def run_restore(
     processes, else one after another in this one. A failure keeps what was restored, or with `on_failure = 'clean'`
     removes it.
     """
+    if processes and not dry_run:
+        warm_up()
     plan = plan_restore(context, cluster, request)
     if dry_run:
         return _result(plan, "planned")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -44,14 +44,15 @@ class CopySession:
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._parameters = parameters
         self._where = f"{parameters['host']}:{parameters['port']}/{parameters['dbname']}"
-        self._loop = asyncio.new_event_loop()
+        # A Runner turns Ctrl-C into the cancellation of what is awaited; raised anywhere inside asyncpg it could get lost.
+        self._runner = asyncio.Runner()
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
 
     def __enter__(self) -> Self:
         try:
             self._connection = self._run(_connect(self._parameters), "Connecting")
         except BaseException:
-            self._loop.close()
+            self._runner.close()
             raise
         return self
 
@@ -60,12 +61,13 @@ class CopySession:
             if error is None:
                 self._run(self._live.close(), "Closing the session")
             else:
-                # The server may be in the middle of a COPY; hanging up ends it and its transaction.
+                # The server may be in the middle of a COPY; hanging up ends it and its transaction. What was waiting
+                # for the server fails then, and asyncio would complain of failures that nobody looks at.
+                self._runner.get_loop().set_exception_handler(lambda _loop, _context: None)
                 self._live.terminate()
-                self._loop.run_until_complete(_others_end())
         finally:
             self._connection = None
-            self._loop.close()
+            self._runner.close()
 
     def execute(self, sql: str) -> None:
         """Run one or more statements."""
@@ -102,18 +104,13 @@ class CopySession:
             raise RuntimeError("the session is not open")
         return self._connection
 
-    def _run(self, work: Awaitable[_T], what: str) -> _T:
+    def _run(self, work: Coroutine[Any, Any, _T], what: str) -> _T:
         try:
-            return self._loop.run_until_complete(work)
+            return self._runner.run(work)
         except asyncpg.PostgresError as error:
             raise translate(error.sqlstate, str(error), f"{what} on {self._where}") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             raise translate(None, str(error) or "no answer in time", f"{what} on {self._where}") from None
-
-
-async def _others_end() -> None:
-    """Wait for what Ctrl-C interrupted: asyncio complains of failures that nobody looks at."""
-    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Record]:
