@@ -561,6 +561,15 @@ def test_settings_that_would_change_text(backup: Backup) -> None:
     assert_equal_to_source(backup)
 
 
+def test_timeouts_that_the_source_sets_for_others_do_not_end_a_backup(backup: Backup) -> None:
+    database = backup.database
+    fill(database)
+    for setting in ("transaction_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"):
+        database.execute(f"alter database {database.name} set {setting} = '300ms'")
+    backup.at = {"read.after_snapshot": lambda: time.sleep(0.5), "seal.after_snapshot": lambda: time.sleep(0.5)}
+    assert_equal_to_source(backup)
+
+
 def test_the_log_in_many_chunks(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows larger than memory are written in pieces; later pieces win."""
     from spanvault.backup import changelog

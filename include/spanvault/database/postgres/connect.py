@@ -29,8 +29,14 @@ PINNED_SETTINGS: dict[str, str] = {
     "standard_conforming_strings": "on",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
 }
+
+# A setting since version 17, which older servers would refuse among the connection's options.
+NO_TRANSACTION_TIMEOUT = (
+    "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
+)
 
 
 def options_text(settings: dict[str, str]) -> str:
@@ -73,7 +79,11 @@ def connect(
     if replication:
         parameters["replication"] = "database"
     try:
-        return psycopg.connect(autocommit=autocommit, **parameters)
+        connection = psycopg.connect(autocommit=True, **parameters)
+        if not replication:
+            connection.execute(NO_TRANSACTION_TIMEOUT)
+        connection.autocommit = autocommit
+        return connection
     except psycopg.OperationalError as error:
         raise translate_connect_error(error, endpoint, database) from None
 

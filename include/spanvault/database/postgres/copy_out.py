@@ -18,6 +18,7 @@ import asyncpg
 from spanvault.columnar.csv_codec import BLOCK_BYTES, ConversionNeeded, CsvReader
 from spanvault.columnar.wide_rows import whole_rows
 from spanvault.columnar.write import DataFileWriter
+from spanvault.database.postgres.connect import NO_TRANSACTION_TIMEOUT
 from spanvault.database.postgres.handover import Handover
 from spanvault.database.postgres.sqlstate import translate
 from spanvault.model.schema import Table
@@ -51,6 +52,7 @@ class CopySession:
     def __enter__(self) -> Self:
         try:
             self._connection = self._run(_connect(self._parameters), "Connecting")
+            self.execute(NO_TRANSACTION_TIMEOUT)
         except BaseException:
             self._runner.close()
             raise
