@@ -91,7 +91,9 @@ def connect(
 def translate_connect_error(error: psycopg.Error, endpoint: Endpoint, database: str | None) -> BadInput | Retryable:
     """The failed connection as one of our errors, with the server's reason on one line."""
     lines = str(error).strip().splitlines()
-    reason = next((line for line in lines if "FATAL:" in line), lines[-1]).split("FATAL:")[-1].strip()
+    # libpq's first line ends in the reason; what follows are guesses such as "Is the server running on that host".
+    reason = next((line for line in lines if "FATAL:" in line), lines[0]).split("FATAL:")[-1].split(" failed: ")[-1]
+    reason = reason.strip().rstrip(".?")
     where = f"{endpoint.user}@{endpoint.host}:{endpoint.port}/{database or endpoint.database}"
     final = (
         "authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in", "no password supplied",
