@@ -62,10 +62,15 @@ class TableChanges:
         place = {column.attnum: index for index, column in enumerate(table.data_columns)}
         self._key_order = tuple(place[attnum] for attnum in table.key)
         self._positions = tuple(sorted(self._key_order))
+        whole_row = table.replica_identity == "f"
+        self._identity = set(range(len(self._columns))) if whole_row else set(self._key_order)
 
-    def relation(self, columns: list[str]) -> None:
-        """Columns are matched by place: names may have changed and changed back, attnums of an unchanged shape not."""
-        if len(columns) != len(self._columns):
+    def relation(self, columns: list[str], identity: set[int]) -> None:
+        """Columns are matched by place: names may have changed and changed back, attnums of an unchanged shape not.
+
+        Under another replica identity, for a while, old keys were logged by other columns or not at all.
+        """
+        if len(columns) != len(self._columns) or identity != self._identity:
             self.shape_changed = True
 
     def insert(self, message: bytes, at: int, change: Change) -> None:

@@ -25,15 +25,17 @@ from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
 from spanvault.statement.render import render_redacted
 from spanvault.storage.base import Storage
 
+CLOCK_SKEW = timedelta(minutes=5)
 _LOOK_BACK = 50  # chains searched for an unfinished run of the same request
 
 
 def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
     """The plan that an earlier try of this very run left, finished or not.
 
-    A run is planned when it begins, never before it was due, so only the chains since then are looked through.
+    A run is planned when it begins, never before it was due, so only the chains since then are looked through; clocks
+    of scheduler and worker may differ by CLOCK_SKEW.
     """
-    earliest = subdir_of(due)
+    earliest = subdir_of(due - CLOCK_SKEW)
     for subdir in chain_subdirs(storage):
         if subdir < earliest:
             return None

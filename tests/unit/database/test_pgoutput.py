@@ -34,7 +34,9 @@ def commit(lsn: int) -> bytes:
 
 
 def relation(*names: str, oid: int = OID) -> bytes:
-    columns = b"".join(b"\x00" + name.encode() + b"\x00" + struct.pack(">Ii", 25, -1) for name in names)
+    columns = b"".join(
+        (b"\x01" if name == "id" else b"\x00") + name.encode() + b"\x00" + struct.pack(">Ii", 25, -1) for name in names
+    )
     return b"R" + struct.pack(">I", oid) + b"public\x00t\x00d" + struct.pack(">H", len(names)) + columns
 
 
@@ -69,8 +71,8 @@ class Log(TableSink):
         self.seen: list[tuple[object, ...]] = []
         self.order: list[int] = []
 
-    def relation(self, columns: list[str]) -> None:
-        self.seen.append(("relation", *columns))
+    def relation(self, columns: list[str], identity: set[int]) -> None:
+        self.seen.append(("relation", *columns, identity))
 
     def insert(self, message: bytes, at: int, change: Change) -> None:
         self._keep("insert", change, tuple_values(message, at))
@@ -109,7 +111,7 @@ def test_a_window_holds_the_transactions_whose_commit_record_begins_in_it() -> N
 
 def test_every_kind_of_change() -> None:
     log, window = decoded([
-        relation("id", "v"),
+        relation("v", "id"),
         begin(5),
         insert("1", None),
         update(row("1", "x")),
@@ -119,7 +121,7 @@ def test_every_kind_of_change() -> None:
         commit(5),
     ])
     assert log.seen == [
-        ("relation", "id", "v"),
+        ("relation", "v", "id", {1}),
         ("insert", 5, [b"1", None]),
         ("update", 5, None, [b"1", b"x"]),
         ("update", 5, [b"1", None], [b"2", UNCHANGED]),

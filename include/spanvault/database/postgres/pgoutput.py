@@ -53,8 +53,8 @@ class Change:
 class TableSink(Protocol):
     """Receives one table's changes in log order. `at` is where in the message the tuple begins."""
 
-    def relation(self, columns: list[str]) -> None:
-        """The published columns, in the order of the tuples that follow."""
+    def relation(self, columns: list[str], identity: set[int]) -> None:
+        """The published columns, in the order of the tuples that follow, and which places are the replica identity."""
 
     def insert(self, message: bytes, at: int, change: Change) -> None:
         """A new row."""
@@ -119,7 +119,7 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
         elif kind == _RELATION:
             sink = sinks.get(_u32(message, 1)[0])
             if sink is not None:
-                sink.relation(relation_columns(message))
+                sink.relation(*relation_columns(message))
         elif kind == _TRUNCATE:
             if inside:
                 sequence += 2
@@ -131,18 +131,21 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
     window.changes = sequence // 2
 
 
-def relation_columns(message: bytes) -> list[str]:
-    """The column names of a Relation message, in order."""
+def relation_columns(message: bytes) -> tuple[list[str], set[int]]:
+    """The column names of a Relation message in order, and the places of those that are its replica identity."""
     at = message.index(0, 5) + 1  # past the schema's name
     at = message.index(0, at) + 2  # past the table's name and its replica identity
     count = _u16(message, at)[0]
     at += 2
-    names = []
-    for _ in range(count):
+    names: list[str] = []
+    identity: set[int] = set()
+    for place in range(count):
+        if message[at] & 1:
+            identity.add(place)
         stop = message.index(0, at + 1)
         names.append(message[at + 1 : stop].decode())
         at = stop + 9
-    return names
+    return names, identity
 
 
 def truncated_tables(message: bytes) -> list[int]:

@@ -1,0 +1,28 @@
+"""A run of a schedule finds what an earlier try of it left, also where the worker's clock is behind the scheduler's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from spanvault.engine.steps import plan_backup
+from spanvault.model.clock import now
+from tests.kit.harness import Backup
+from tests.kit.servers import TestDatabase
+
+
+def test_a_run_finds_its_own_plan_and_no_other_run_s(database: TestDatabase, tmp_path: Path) -> None:
+    database.execute("create table t (id int primary key)")
+    backup = Backup(database, tmp_path)
+    due = now()
+    behind = replace(backup.context, clock=lambda: due - timedelta(minutes=2))
+
+    def planned(run_key: str) -> str:
+        return plan_backup(behind, database.cluster, backup.request, run_key=run_key, due=due).subdir
+
+    first = planned("nightly/1")
+    assert planned("nightly/1") == first
+    second = planned("nightly/2")
+    assert second != first
+    assert [planned("nightly/1"), planned("nightly/2")] == [first, second]
