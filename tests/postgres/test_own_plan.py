@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,8 @@ def test_a_run_finds_its_own_plan_and_no_other_run_s(database: TestDatabase, tmp
     database.execute("create table t (id int primary key)")
     backup = Backup(database, tmp_path)
     due = now()
-    behind = replace(backup.context, clock=lambda: due - timedelta(minutes=2))
+    ticks = itertools.count()
+    behind = replace(backup.context, clock=lambda: due - timedelta(minutes=2) + timedelta(seconds=next(ticks)))
 
     def planned(run_key: str) -> str:
         return plan_backup(behind, database.cluster, backup.request, run_key=run_key, due=due).subdir
