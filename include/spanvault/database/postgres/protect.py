@@ -191,18 +191,24 @@ def changed_tables(connection: Connection, protection: Protection) -> set[int] |
     return {row.table_oid for row in set(protection.rows) ^ set(present.rows)}
 
 
-def advance(connection: Connection, slot: str, to: Lsn) -> None:
-    """Move the slot to `to`, never backwards. Durable at the server's next checkpoint: it may lag after a crash, and
-    must never be ahead of what is committed in the collection."""
+def advance(connection: Connection, slot: str, to: Lsn) -> bool:
+    """Move the slot to `to`, never backwards; False if there is none any more.
+
+    Durable at the server's next checkpoint: it may lag after a crash, and must never be ahead of what is committed in the
+    collection.
+    """
     confirmed = scalar(
         connection, "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", (slot,)
     )
-    if confirmed is None or Lsn.parse(confirmed) >= to:
-        return
+    if confirmed is None:
+        return False
+    if Lsn.parse(confirmed) >= to:
+        return True
     try:
         connection.execute("SELECT pg_catalog.pg_replication_slot_advance(%s, %s::pg_lsn)", (slot, str(to)))
     except pg_errors.ObjectInUse:
         raise Busy(f"The replication slot {slot!r} is in use by another session; try again shortly.") from None
+    return True
 
 
 def release(connection: Connection, slot: str, publication: str) -> None:
