@@ -198,7 +198,7 @@ def test_without_the_file_test_a_table_rewritten_under_the_snapshot_reads_as_emp
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backup.database.execute("create table t (id int, n int); insert into t select i, i from generate_series(1, 100) i")
-    monkeypatch.setattr(export, "reads_live_file", lambda *_: True)
+    monkeypatch.setattr(export, "reads_live_table", lambda *_: True)
     backup.at = {"read.after_snapshot": lambda: backup.database.execute("alter table t alter n type bigint")}
     manifest = backup.take()
     assert manifest.databases[0].tables[0].rows == 0
@@ -211,6 +211,48 @@ def test_rewrite_between_the_seals_snapshot_and_a_keyless_tables_lock(backup: Ba
     )
     backup.at = {"read.after_snapshot": lambda: backup.database.execute(statement)}
     assert_equal_to_source(backup)
+    assert any("Sealing again" in note for note in backup.progress.notes)
+
+
+RESHAPES = {
+    "dropped and added again": "alter table t drop v, add v text default 'w'",
+    "renamed, and another of its name": "alter table t rename v to w; alter table t add v text default 'w'",
+}
+
+
+@pytest.mark.parametrize("statement", RESHAPES.values(), ids=RESHAPES)
+def test_a_column_reshaped_between_the_seals_snapshot_and_a_keyless_tables_lock(
+    backup: Backup, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """A query under an old snapshot finds its columns in the catalogs of now: it would read the new column's values."""
+    database = backup.database
+    database.execute("create table t (id int, v text); insert into t select i, 'v' from generate_series(1, 100) i")
+    before = backup.source_rows("t")
+    backup.at = {"read.after_snapshot": lambda: database.execute(statement)}
+    with monkeypatch.context() as without:
+        without.setattr(export, "reads_live_table", lambda *_: True)
+        manifest = backup.take()
+    assert len(manifest.databases[0].database.tables[0].columns) == 2, "the cut is before the DDL"
+    assert len(before) == manifest.databases[0].tables[0].rows
+    database.execute("drop table t; create table t (id int, v text); insert into t select i, 'v' from generate_series(1, 100) i")
+    assert backup.rows(manifest, "t") != before, "and yet the rows are not those of the cut"
+
+    second = Backup(database, backup.folder.with_name("second"), at=dict(backup.at))
+    assert_equal_to_source(second)
+    assert any("Sealing again" in note for note in second.progress.notes)
+
+
+def test_a_column_added_before_a_fingerprint_is_taken_is_sealed_again(backup: Backup) -> None:
+    """The fingerprint is of whole rows, which have the columns of now."""
+    database = backup.database
+    fill(database)
+    backup.options = BackupOptions(workers=1, span_bytes=1 << 20, fingerprint=True)
+    backup.at = {"read.after_snapshot": [lambda: None, lambda: database.execute("alter table t add w int default 7")]}
+    manifest = backup.take()
+    fingerprint = manifest.databases[0].tables[0].fingerprint
+    assert fingerprint is not None
+    hashed = database.execute("select coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from t")
+    assert fingerprint.hash == hashed[0][0]
     assert any("Sealing again" in note for note in backup.progress.notes)
 
 

@@ -132,18 +132,27 @@ def lock_and_check(session: Session, table: Table, reached: Reached = pass_by) -
     seen = tables[0]
     name = qualified(seen.schema_name, seen.name)
     session.execute(f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
-    if not reads_live_file(session, table, name):
-        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated or renamed at this very moment.")
+    if not reads_live_table(session, table, name):
+        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated, altered or renamed at this very moment.")
     return seen
 
 
-def reads_live_file(session: Session, table: Table, name: str) -> bool:
-    """Whether the snapshot's file of the table is the live one, and `name` still means this table."""
+def reads_live_table(session: Session, table: Table, name: str) -> bool:
+    """Whether the snapshot's file and columns of the table are the live ones, and `name` still means this table.
+
+    A query's columns are looked up in the live catalogs, whatever the snapshot: a column that was dropped and added again
+    would read as empty, and a whole row has the columns of now. pg_identify_object, too, tells how a column is now.
+    """
+    live = "(pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, c.oid, {})).identity"
     row = session.fetch_row(
         f"SELECT c.relfilenode::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,"
-        f" pg_catalog.to_regclass({literal(name)})::oid::int8 FROM pg_catalog.pg_class c WHERE c.oid = {table.oid}"
+        f" pg_catalog.to_regclass({literal(name)})::oid::int8,"
+        f" {live.format('c.relnatts + 1')} IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a"
+        "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        f" AND {live.format('a.attnum')} IS DISTINCT FROM {live.format('0')} || '.' || pg_catalog.quote_ident(a.attname))"
+        f" FROM pg_catalog.pg_class c WHERE c.oid = {table.oid}"
     )
-    return row is not None and row[0] == row[1] and row[2] == table.oid
+    return row is not None and row[0] == row[1] and row[2] == table.oid and row[3]
 
 
 def value(session: CopySession, query: str) -> Any:
