@@ -9,6 +9,7 @@
     │   ├── BadInput         the request is wrong; exit code 2
     │   │   ├── NotFound     what it names does not exist
     │   │   └── AlreadyExists  what it would create is there
+    │   ├── AlreadyCovered   the backup that is asked for is there under another name; nothing is missing
     │   ├── Refused          allowed to ask, not allowed to do: it would lose or mix data
     │   ├── Damaged          stored bytes are not what the manifest says
     │   └── BrokenChain      history has a gap; a new full backup is needed
@@ -55,6 +56,10 @@ class NotFound(BadInput):
 
 class AlreadyExists(BadInput):
     """Something the request would create exists; nothing was overwritten."""
+
+
+class AlreadyCovered(Permanent):
+    """What the request would back up is backed up already."""
 
 
 class Refused(Permanent):

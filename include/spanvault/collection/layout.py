@@ -7,6 +7,7 @@ document names the one that counts.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import uuid
@@ -20,7 +21,7 @@ COLLECTION_KEY = "COLLECTION.json"
 README_KEY = "README.txt"
 INDEX_PREFIX = "metadata/index/"
 
-PathKind = Literal["plan", "manifest", "receipt", "seal", "files", "dump", "data"]
+PathKind = Literal["plan", "manifest", "receipt", "seal", "files", "commits", "dump", "data"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HUNDREDTH = timedelta(milliseconds=10)
@@ -29,11 +30,12 @@ _MAX_NUMBER = 10**6 - 1
 _MANIFEST = re.compile(r"chain/(\d{6})\.json")
 _INDEX_KEY = re.compile(rf"{INDEX_PREFIX}\d{{14}}-\d{{6}}_(\d{{4}})(\d{{2}})(\d{{2}}-\d{{6}}\.\d{{2}})_(\d{{6}})\.json")
 _KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
-    ("plan", re.compile(r"(?:\d{6}/)?PLAN\.json")),
+    ("plan", re.compile(r"PLAN\.json|\d{6}/PLAN-[0-9a-f]{8}\.json")),
     ("manifest", _MANIFEST),
     ("receipt", re.compile(r"\d{6}/progress/[^/]+\.json")),
     ("seal", re.compile(r"\d{6}/seal-[0-9a-f]{8}\.json")),
     ("files", re.compile(r"\d{6}/files-[0-9a-f]{8}\.parquet")),
+    ("commits", re.compile(r"\d{6}/commits-\d+-[0-9a-f]{8}\.parquet")),
     ("dump", re.compile(r"\d{6}/(?:schema-\d+-[0-9a-f]{8}\.dump|globals-[0-9a-f]{8}\.sql)")),
     ("data", re.compile(r"\d{6}/data/[^/]+\.parquet")),
 )
@@ -56,9 +58,11 @@ def layer_folder(subdir: str, number: int) -> str:
     return f"{subdir}/{layer_path(number)}"
 
 
-def plan_key(subdir: str, number: int = 0) -> str:
-    """PLAN.json: at the chain's top for the full, in the layer's folder for what follows."""
-    return f"{subdir}/PLAN.json" if number == 0 else f"{layer_folder(subdir, number)}PLAN.json"
+def plan_key(subdir: str, number: int = 0, run_key: str = "") -> str:
+    """PLAN.json at the chain's top for the full; for what follows one in the layer's folder for each run that wants it."""
+    if number == 0:
+        return f"{subdir}/PLAN.json"
+    return f"{layer_folder(subdir, number)}PLAN-{hashlib.sha256(run_key.encode()).hexdigest()[:8]}.json"
 
 
 def manifest_path(number: int = 0) -> str:
@@ -95,6 +99,11 @@ def data_path(number: int) -> str:
 def files_path(number: int) -> str:
     """A new path for a list of data files."""
     return f"{layer_path(number)}files-{secrets.token_hex(4)}.parquet"
+
+
+def commits_path(number: int, database_oid: int) -> str:
+    """A new path for the list of a database's transactions in a layer with revision history."""
+    return f"{layer_path(number)}commits-{database_oid}-{secrets.token_hex(4)}.parquet"
 
 
 def schema_dump_path(number: int, database_oid: int) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import layer_folder, plan_key
+from spanvault.collection.layout import plan_key
 from spanvault.errors import AlreadyExists, BadInput, NotFound
 from spanvault.model.cut import time_of_subdir
 from spanvault.model.manifest import Plan
@@ -16,21 +16,20 @@ from spanvault.storage.base import Storage
 def create_plan(storage: Storage, plan: Plan) -> bool:
     """Write the plan if its place is free; False if anything is there already.
 
-    What an unfinished deletion left behind counts as taken: receipts of an older run must not serve a new one.
+    Of a full, what an unfinished deletion left behind counts as taken: receipts of an older run must not serve a new one.
     """
-    folder = f"{plan.subdir}/" if plan.number == 0 else layer_folder(plan.subdir, plan.number)
-    if next(iter(storage.list(folder)), None) is not None:
+    if plan.number == 0 and next(iter(storage.list(f"{plan.subdir}/")), None) is not None:
         return False
     try:
-        storage.put(plan_key(plan.subdir, plan.number), plan.to_json(), create_only=True)
+        storage.put(plan_key(plan.subdir, plan.number, plan.run_key), plan.to_json(), create_only=True)
     except AlreadyExists:
         return False
     return True
 
 
-def read_plan(storage: Storage, subdir: str, number: int = 0) -> Plan | None:
-    """The plan of a layer, or None."""
-    key = plan_key(subdir, number)
+def read_plan(storage: Storage, subdir: str, number: int = 0, run_key: str = "") -> Plan | None:
+    """The plan of a layer (of an incremental: of that run for it), or None."""
+    key = plan_key(subdir, number, run_key)
     try:
         data = storage.get(key)
     except NotFound:

@@ -16,6 +16,8 @@ from spanvault.model.span import Batch
 
 FORMAT_VERSION = 1
 
+LayerKind = Literal["full", "incremental"]
+
 
 class SourceIdentity(Value):
     """Which cluster, and which of its histories, a layer was read from."""
@@ -58,6 +60,33 @@ class Protection(Value):
     start: Lsn
 
 
+class Commit(Value):
+    """A transaction as the change log names it: the start of its commit record, its id and its time stamp."""
+
+    lsn: Lsn
+    xid: int
+    time: datetime
+
+
+class Window(Value):
+    """What a layer's part of the change log came to, in one database. `first_time` and `newest_time` are the smallest and
+    greatest time stamps of its commits, None if it has none; `last_commit` is the last in log order, and proves later
+    that the source was not rolled back."""
+
+    transactions: int = 0
+    changes: int = 0
+    first_time: datetime | None = None
+    newest_time: datetime | None = None
+    last_commit: Commit | None = None
+
+
+class LayerEnd(Value):
+    """An end that a run writes a layer up to: the time that was asked for and the cut that the log gives for it."""
+
+    due: datetime
+    lsn: Lsn
+
+
 class PlannedDatabase(Value):
     """A database as it was when planned; its tables are those whose rows the backup holds."""
 
@@ -67,13 +96,21 @@ class PlannedDatabase(Value):
 
 
 class Plan(Value):
-    """PLAN.json of a layer: what will be done; conditional create, so also the lock of this run."""
+    """The plan of a layer: what will be done. A full's is PLAN.json, whose conditional creation makes the chain's folder
+    this run's; of an incremental each run has its own, and the commit decides.
+
+    `ends` are the cuts of an incremental that ends at given times: a layer for each, numbered from `number` on. Without
+    them the layer ends at the cut that its seal takes. `closes` is the chain that a full brings up to its own cut.
+    """
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["full"] = "full"
+    kind: LayerKind = "full"
     number: int = 0
     subdir: str
     run_key: str
+    parent_sha256: str | None = None
+    ends: tuple[LayerEnd, ...] = ()
+    closes: str | None = None
     planned_at: datetime
     collection_id: str
     request: BackupRequest
@@ -132,14 +169,22 @@ class ObjectReference(Value):
 
 
 class ManifestTable(Value):
-    """A table of the layer: shape at the cut (in ManifestDatabase.database), rows in files, proof. `rows` at the cut is
-    exact, or (`rows_exact` false) reckoned from the slices and the change log; `as_of` is where the rows stand."""
+    """A table of the layer: shape (in ManifestDatabase.database), where its rows are, proof. `rows` is exact, or
+    (`rows_exact` false) reckoned from the slices and the change log; `as_of` is where they stand.
+
+    `basis` is the number of the layer that holds the table whole, as of `since`; this and the layers between hold its
+    changes from `since` on. None: the table cannot be restored to this layer's end, only to cuts from `since` on, by a
+    later layer. `changes` counts this layer's change rows.
+    """
 
     oid: int
     rows: int
     rows_exact: bool = True
     bytes: int
     as_of: Lsn
+    basis: int | None = 0
+    since: Lsn
+    changes: int = 0
     fingerprint: Fingerprint | None = None
 
 
@@ -153,10 +198,20 @@ class View(Value):
 
 
 class ManifestDatabase(Value):
-    """One database of a layer at the cut. `omitted` says in phrases what the database held and the layer does not."""
+    """One database of a layer. `omitted` says in phrases what the database held and the layer does not.
+
+    Shapes, schema, sequences and whatever was read and not logged stand at `captured`, the position of a snapshot at or
+    behind the layer's end; `catalogs` and `types_version` are digests of the catalogs there. `commits` lists the
+    transactions of a layer with revision history.
+    """
 
     database: Database
     protection: Protection
+    captured: Lsn
+    catalogs: str
+    types_version: str
+    window: Window = Window()
+    commits: ObjectReference | None = None
     schema_dump: ObjectReference
     tables: tuple[ManifestTable, ...]
     sequences: tuple[SequenceValue, ...] = ()
@@ -164,18 +219,29 @@ class ManifestDatabase(Value):
     omitted: tuple[str, ...] = ()
 
 
+class SealedLayer(Value):
+    """What a seal found and wrote for one layer; the manifest is made of it. `due` is the time that was asked for."""
+
+    kind: LayerKind = "full"
+    subdir: str
+    number: int
+    due: datetime | None = None
+    start: Cut
+    end: Cut
+    captured: Cut
+    databases: tuple[ManifestDatabase, ...]
+    files: tuple[DataFile, ...]
+    globals_dump: ObjectReference | None = None
+
+
 class SealRecord(Value):
-    """What a seal found and wrote; write_manifest turns it into the manifest. Nothing on storage refers to it, so a
-    repeated seal may write another."""
+    """The layers that a seal made, in the order in which write_manifest commits them. Nothing on storage refers to it, so
+    a repeated seal may write another."""
 
     format_version: int = FORMAT_VERSION
     subdir: str
     number: int
-    start: Cut
-    end: Cut
-    databases: tuple[ManifestDatabase, ...]
-    files: tuple[DataFile, ...]
-    globals_dump: ObjectReference | None = None
+    layers: tuple[SealedLayer, ...]
     sealed_at: datetime
 
 
@@ -190,11 +256,19 @@ class Totals(Value):
 
 
 class Manifest(Value):
-    """chain/<number>.json: creating it, conditionally, is the commit."""
+    """chain/<number>.json: creating it, conditionally, is the commit.
+
+    The layer holds the source's history from `start` to `end`; a full has `start` equal to `end`. `captured` is where
+    was read what the log does not carry. `first` is the number of the first layer that this one stands for: its own,
+    unless it was compacted; a compacted layer that begins at 0 is a full. `parent_sha256` is the digest of the manifest
+    of layer `first` - 1. `location` is the URI (without secrets) of the incremental location that holds the data files,
+    None if they lie in the chain.
+    """
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["full"] = "full"
+    kind: LayerKind = "full"
     number: int = 0
+    first: int = 0
     subdir: str
     collection_id: str
     run_key: str
@@ -202,6 +276,9 @@ class Manifest(Value):
     request_text: str
     source: SourceIdentity
     parent_sha256: str | None = None
+    revision_history: bool = False
+    location: str | None = None
+    due: datetime | None = None
     start: Cut
     end: Cut
     captured: Cut
@@ -212,20 +289,39 @@ class Manifest(Value):
     planned_at: datetime
     committed_at: datetime
 
+    @property
+    def compacted(self) -> bool:
+        """Whether this layer was merged from others."""
+        return self.first != self.number
+
     def database(self, name: str) -> ManifestDatabase | None:
         """The database of that name, or None."""
         return next((entry for entry in self.databases if entry.database.name == name), None)
+
+
+class IndexedTable(Value):
+    """A table in an index entry: its name as `database.schema.table`, rows at the layer's end, bytes on the source."""
+
+    name: str
+    rows: int
+    bytes: int
 
 
 class IndexEntry(Value):
     """metadata/index/<key>.json: a cache of one layer's headline facts; rebuildable from the manifests."""
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["full"] = "full"
+    kind: LayerKind = "full"
     number: int
+    first: int
     subdir: str
+    revision_history: bool = False
     start: Cut
     end: Cut
+    captured: Cut
+    run_key: str
+    target: str
+    tables: tuple[IndexedTable, ...] = ()
     planned_at: datetime
     committed_at: datetime
     manifest_sha256: str

@@ -56,7 +56,9 @@ class Table(Value):
     """One table with storage of its own (ordinary tables and leaf partitions; never a partitioned root).
 
     `key` holds the attnums of the heal key (empty: none). `capture` says how its rows reach a backup: `log` for fuzzy
-    slices healed by the change log, `exact` for one read under the seal's snapshot, `none` for schema only.
+    slices healed by the change log, `count` for one read under the seal's snapshot whose later changes are counted row by
+    row (REPLICA IDENTITY FULL without a key), `exact` for one read under the seal's snapshot each time, `none` for schema
+    only.
     `attributes_version` changes with every change to a column's catalog entry, also one that was changed back.
     """
 
@@ -66,7 +68,7 @@ class Table(Value):
     columns: tuple[Column, ...]
     key: tuple[int, ...] = ()
     replica_identity: Literal["d", "n", "f", "i"] = "d"
-    capture: Literal["log", "exact", "none"]
+    capture: Literal["log", "count", "exact", "none"]
     persistence: Literal["p", "u"] = "p"
     is_partition: bool = False
     filenode: int = 0
@@ -90,6 +92,11 @@ class Table(Value):
         """The heal key's columns, in key order."""
         by_attnum = {column.attnum: column for column in self.columns}
         return tuple(by_attnum[attnum] for attnum in self.key)
+
+    @property
+    def logged(self) -> bool:
+        """Whether the table's changes are in the change log."""
+        return self.capture in {"log", "count"}
 
     def fingerprint(self) -> str:
         """A digest of the shape: columns, types, key and identity; equal shapes read and write alike. The table's own
