@@ -28,7 +28,10 @@ FIELDS: dict[str, dict[str, FieldInfo]] = {
 }
 # Options whose meaning is narrower than their field's type.
 BYTE_OPTIONS = frozenset({"rate_limit", "span_bytes"})
-DURATION_OPTIONS = frozenset({"protection"})
+DURATION_OPTIONS = frozenset({"protection", "max_clock_skew"})
+URI_OPTIONS = frozenset({"incremental_location"})
+# A duration that may be given up altogether.
+_OR_NONE = frozenset({"protection"})
 
 
 def read_options(text: str, statement: str, node: Node | None) -> dict[str, Any]:
@@ -90,18 +93,22 @@ def _form(name: str, field: FieldInfo) -> tuple[str, Callable[[Any], Any]]:
     if name in BYTE_OPTIONS:
         return "a size such as '50MB' or '64MiB'", parse_bytes
     if name in DURATION_OPTIONS:
-        return "a duration such as '4h', or 'none'", _duration
+        or_none = name in _OR_NONE
+        what = "a duration such as '4h', or 'none'" if or_none else "a duration such as '4h'"
+        return what, lambda given: _duration(given, or_none=or_none)
     if field.annotation is bool:
         return "true or false", lambda given: _flag(name, given)
     if field.annotation is int:
         return "a whole number", lambda given: _integer(name, given)
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation)), str
-    return "a name", lambda given: _name(name, given)
+    if name in URI_OPTIONS:
+        return "a URI", lambda given: _text(name, "a URI", given, empty=not given.strip())
+    return "a name", lambda given: _text(name, "a name", given, empty=not given)
 
 
-def _duration(given: str) -> str:
-    if given.lower() == "none":
+def _duration(given: str, *, or_none: bool) -> str:
+    if or_none and given.lower() == "none":
         return "none"
     parse_duration(given)
     return given
@@ -119,7 +126,7 @@ def _integer(name: str, given: str) -> int:
     raise BadInput(f"Option {name} needs a whole number, not {given!r}.")
 
 
-def _name(name: str, given: str) -> str:
-    if not given or "\0" in given:
-        raise BadInput(f"Option {name} needs a name; it is empty.")
+def _text(name: str, what: str, given: str, *, empty: bool) -> str:
+    if empty or "\0" in given:
+        raise BadInput(f"Option {name} needs {what}; it is empty.")
     return given

@@ -11,6 +11,7 @@ from lark.exceptions import UnexpectedInput
 
 from spanvault.errors import BadInput
 from spanvault.model.clock import Clock, now
+from spanvault.model.cut import Lsn, format_time
 from spanvault.model.request import (
     BackupOptions,
     BackupRequest,
@@ -25,17 +26,20 @@ from spanvault.model.units import parse_duration
 from spanvault.statement import refuse
 from spanvault.statement.options import Node, read_options
 from spanvault.statement.problems import problem, syntax_problem
-from spanvault.statement.rules import check
+from spanvault.statement.rules import problems
 from spanvault.statement.words import folded, unquoted
 
+_TIME = "a time such as '2026-11-22 14:30:00' (UTC unless it says otherwise) or '-10m'"
+_LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 
 
 def parse(text: str, *, clock: Clock = now) -> Request:
     """The request that a statement makes. `clock` is the present for relative times ('-10s').
 
-    Raises BadInput: for a syntax error with line, column, a caret and what was expected; for what CockroachDB knows and
-    this version does not do with the reason. URIs' parameters and passphrases never stand in the message.
+    Raises BadInput, always with line, column and a caret: for a syntax error with what was expected; for what CockroachDB
+    knows and this version does not do with the reason; for a time that has not come yet; for parts that contradict each
+    other. URIs' parameters and passphrases never stand in the message.
     """
     start = len(text) - len(_LEADING.sub("", text, count=1))
     if not text[start:].strip(" \t\n;"):
@@ -46,8 +50,10 @@ def parse(text: str, *, clock: Clock = now) -> Request:
         tree = _grammar().parse(text)
     except UnexpectedInput as error:
         raise syntax_problem(text, error) from None
-    request = _Reader(text, clock).request(_child(tree, 0))
-    check(request)
+    node = _child(tree, 0)
+    request = _Reader(text, clock).request(node)
+    for part, sentence in problems(request):
+        raise problem(text, _place_of(node, part), sentence.removesuffix("."))
     return request
 
 
@@ -66,6 +72,21 @@ def _tokens(node: Node) -> list[Token]:
 
 def _find(node: Node, *names: str) -> Node | None:
     return next((child for child in node.children if isinstance(child, Tree) and child.data in names), None)
+
+
+def _log_position(as_of: Node) -> Lsn | None:
+    token = _tokens(as_of)[-1]
+    return Lsn.parse(unquoted(token)) if token.type == "STRING" and _LSN.fullmatch(unquoted(token)) else None
+
+
+def _place_of(node: Node, part: str) -> int:
+    """Where a part of a request that rules.problems names stands in its statement."""
+    names = {"target": ("databases", "schemas", "tables"), "append": ("inside",), "as_of": ("as_of",)}.get(part)
+    if names is not None:
+        found = _find(node, *names)
+    else:
+        found = next((option for option in node.find_data("option") if folded(_tokens(option)[0]) == part), None)
+    return (found or node).meta.start_pos
 
 
 class _Reader:
@@ -93,13 +114,16 @@ class _Reader:
                 raise self._refused(node, "BACKUP", refuse.SHOW_BACKUP_IN)
 
     def _backup(self, node: Node) -> BackupRequest:
-        place = _find(node, "root", "inside")
-        if place is None or place.data == "inside":
-            raise self._refused(node, "INTO", refuse.APPEND)
-        if as_of := _find(node, "as_of"):
-            raise self._refused(as_of, "AS", refuse.BACKUP_AS_OF)
+        place, as_of = next(node.find_pred(lambda below: below.data in {"root", "inside"})), _find(node, "as_of")
+        append, into = (None, self._uri(place)) if place.data == "root" else self._within(place)
         options = read_options(self._text, "BACKUP", _find(node, "with_options"))
-        return BackupRequest(target=self._target(node), into=self._uri(place), options=BackupOptions(**options))
+        return BackupRequest(
+            target=self._target(node),
+            append=append.strip("/") if append else append,
+            into=into,
+            as_of=self._end(as_of) if as_of else None,
+            options=BackupOptions(**options),
+        )
 
     def _restore(self, node: Node) -> RestoreRequest:
         subdir, collection = self._inside(node, refuse.RESTORE_FROM_URI)
@@ -109,7 +133,7 @@ class _Reader:
             target=self._target(node),
             subdir=subdir,
             collection=collection,
-            as_of=self._time(as_of) if as_of else None,
+            as_of=self._position(as_of) if as_of else None,
             options=RestoreOptions(**options),
         )
 
@@ -131,6 +155,9 @@ class _Reader:
         place = _find(node, "inside")
         if place is None:
             raise self._refused(node, _tokens(node)[-1].type, without)
+        return self._within(place)
+
+    def _within(self, place: Node) -> tuple[str, str]:
         token = _tokens(place)[0]
         subdir = unquoted(token) if token.type == "STRING" else "LATEST"
         return ("LATEST" if subdir.upper() == "LATEST" else subdir), self._uri(place)
@@ -180,17 +207,32 @@ class _Reader:
             raise problem(self._text, (wrong or tokens[0]).start_pos or 0, f"expected {what}")
         return [folded(token) for token in plain]
 
-    def _time(self, as_of: Node) -> datetime:
+    def _end(self, as_of: Node) -> datetime:
+        """The time at which a backup ends."""
+        if _log_position(as_of) is not None:
+            raise problem(self._text, _tokens(as_of)[-1].start_pos or 0, refuse.BACKUP_AS_OF_POSITION)
+        return self._time(as_of, _TIME)
+
+    def _position(self, as_of: Node) -> datetime | Lsn:
+        """What a restore shows: a time, or a position in the log."""
+        position = _log_position(as_of)
+        return self._time(as_of, f"{_TIME}, or a log position such as '16/B374D848'") if position is None else position
+
+    def _time(self, as_of: Node, expected: str) -> datetime:
         token = _tokens(as_of)[-1]
         text = unquoted(token) if token.type == "STRING" else ""
+        present = self._clock()
         try:
             if text.startswith("-") and text[1:2].isdigit():
-                return self._clock() - parse_duration(text[1:])
+                return present - parse_duration(text[1:])
             moment = datetime.fromisoformat(text)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+            moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError, BadInput):
-            form = "expected a time such as '2026-11-22 14:30:00' (UTC unless it says otherwise) or '-10m'"
-            raise problem(self._text, token.start_pos or 0, form) from None
+            raise problem(self._text, token.start_pos or 0, f"expected {expected}") from None
+        if moment > present:
+            sentence = f"{format_time(moment)} lies in the future: it is {format_time(present)} now; give a time that has passed"
+            raise problem(self._text, token.start_pos or 0, sentence)
+        return moment
 
     def _refused(self, node: Node, token_type: str, reason: str) -> BadInput:
         token = next(token for token in _tokens(node) if token.type == token_type)

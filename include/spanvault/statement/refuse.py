@@ -5,8 +5,18 @@ from __future__ import annotations
 import re
 
 ONE_URI = "this version writes a backup to one URI: locality-aware backups over several are not possible yet"
-APPEND = "this version cannot append incremental backups; BACKUP ... INTO 'uri' takes a full one"
-BACKUP_AS_OF = "this version backs up the present: BACKUP takes no AS OF SYSTEM TIME"
+FULL_AS_OF = (
+    "A full backup reads the present and takes no AS OF SYSTEM TIME; take an incremental up to that time (BACKUP ... INTO "
+    "LATEST IN 'uri' AS OF SYSTEM TIME ...), or merge what is there with `spanvault collection compact --full`"
+)
+BACKUP_AS_OF_POSITION = (
+    "BACKUP takes a time, not a log position: where the layer ends in the log follows from the commits' times; write it as "
+    "in '2026-11-22 14:30:00' or '-10m'"
+)
+FULL_LOCATION = (
+    "Option incremental_location is the place of an incremental backup's data; a full backup's lies in the collection: leave "
+    "the option out, or write INTO LATEST IN 'uri'"
+)
 BACKUP_TO = "BACKUP ... TO was removed from CockroachDB, too; write BACKUP ... INTO 'uri'"
 RESTORE_FROM_URI = "RESTORE ... FROM 'uri' was removed from CockroachDB, too; write RESTORE ... FROM LATEST IN 'uri'"
 SHOW_BACKUP_IN = (
@@ -24,20 +34,18 @@ _VIRTUAL = "PostgreSQL has no virtual clusters"
 _LOCALITY = "this version cannot restrict where the work is done yet"
 _REGIONS = "PostgreSQL's databases have no regions"
 _SELECTIVE = "this version cannot leave out what depends on missing objects yet; restore them together"
-_REMOVED = "this option was removed from CockroachDB, too; incremental backups belong into the collection"
+_LOCATION = "every layer's manifest says where its data is; RESTORE takes the option, for a URI with other access to that place"
 _ONLINE = (
     "an online restore is CockroachDB's storage at work and has no counterpart in PostgreSQL; every restore here copies the data"
 )
 
 OPTIONS: dict[str, dict[str, str]] = {
     "BACKUP": {
-        "revision_history": "this version cannot keep revision history yet; a backup is as of its end",
         "encryption_passphrase": _ENCRYPTION,
         "kms": _ENCRYPTION,
         "execution locality": _LOCALITY,
         "strict": ONE_URI,
         "strict storage locality": ONE_URI,
-        "incremental_location": _REMOVED,
         "include_all_virtual_clusters": _VIRTUAL,
         "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
     },
@@ -58,7 +66,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         "unsafe_restore_incompatible_version": "a backup restores into newer versions without it, never into older ones",
         "virtual_cluster": _VIRTUAL,
         "virtual_cluster_name": _VIRTUAL,
-        "incremental_location": _REMOVED,
     },
     "SHOW BACKUP": {
         "encryption_passphrase": _DECRYPTION,
@@ -66,14 +73,17 @@ OPTIONS: dict[str, dict[str, str]] = {
         "debug_ids": "this version does not show object IDs in the table; they stand in the manifest (WITH as_json)",
         "privileges": "this version does not show privileges; they are in the backup's schema.dump",
         "skip size": "sizes are stored with the backup here and cost nothing to show",
-        "incremental_location": _REMOVED,
+        "incremental_location": _LOCATION,
     },
     "SHOW BACKUPS": {
-        "revision start time": "this version cannot keep revision history yet",
+        "revision start time": "`spanvault collection windows` lists from when to when each chain can be restored",
     },
 }
 
-_SCHEDULES = "this version has no schedule statements; give the DAG full_backup a schedule in Airflow instead"
+_SCHEDULES = (
+    "this version has no schedule statements; give the DAGs full_backup, incremental_backup and revision_history_backup a "
+    "schedule in Airflow instead"
+)
 _JOBS = "this version has no job statements; runs are shown, stopped and started in Airflow"
 _STATEMENTS: tuple[tuple[str, str], ...] = (
     (r"(create|alter|drop|pause|resume|show(\s+create)?)\s+(backup\s+)?schedules?", _SCHEDULES),

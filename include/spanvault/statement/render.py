@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from pydantic import BaseModel
 
 from spanvault.errors import BadInput
-from spanvault.model.cut import format_time
+from spanvault.model.cut import Lsn, format_time
 from spanvault.model.request import BackupRequest, Request, RestoreRequest, ShowBackupsRequest
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, Target
 from spanvault.model.units import format_bytes
 from spanvault.model.uri import StorageUri, redact_text
-from spanvault.statement.options import BYTE_OPTIONS, FIELDS
+from spanvault.statement.options import BYTE_OPTIONS, FIELDS, URI_OPTIONS
 from spanvault.statement.words import name_text, string_text
 
 
@@ -22,7 +23,7 @@ def render(request: Request) -> str:
 
 
 def render_redacted(request: Request) -> str:
-    """The statement to show and to store: secrets in its URI are replaced, so it may need them again to run."""
+    """The statement to show and to store: secrets in its URIs are replaced, so it may need them again to run."""
     return _render(request, _redacted)
 
 
@@ -35,17 +36,27 @@ def _redacted(uri: str) -> str:
 
 def _render(request: Request, show: Callable[[str], str]) -> str:
     if isinstance(request, BackupRequest):
-        parts = ["BACKUP", _target(request.target), "INTO", string_text(show(request.into)), _options("BACKUP", request.options)]
-        return " ".join(filter(None, parts))
+        place = f"INTO {_within(request.append)} IN" if request.append is not None else "INTO"
+        parts = ("BACKUP", _target(request.target), place, string_text(show(request.into)), _as_of(request.as_of))
+        return " ".join(filter(None, (*parts, _options("BACKUP", request.options, show))))
     collection = string_text(show(request.collection))
     if isinstance(request, ShowBackupsRequest):
         return f"SHOW BACKUPS IN {collection}"
-    subdir = "LATEST" if request.subdir == "LATEST" else string_text(request.subdir)
+    place = f"FROM {_within(request.subdir)} IN {collection}"
     if isinstance(request, RestoreRequest):
-        as_of = f"AS OF SYSTEM TIME '{format_time(request.as_of)}'" if request.as_of else ""
-        options = _options("RESTORE", request.options)
-        return " ".join(filter(None, ("RESTORE", _target(request.target), f"FROM {subdir} IN {collection}", as_of, options)))
-    return f"SHOW BACKUP FROM {subdir} IN {collection} {_options('SHOW BACKUP', request)}".rstrip()
+        parts = ("RESTORE", _target(request.target), place, _as_of(request.as_of), _options("RESTORE", request.options, show))
+        return " ".join(filter(None, parts))
+    return f"SHOW BACKUP {place} {_options('SHOW BACKUP', request, show)}".rstrip()
+
+
+def _within(subdir: str) -> str:
+    return "LATEST" if subdir == "LATEST" else string_text(subdir)
+
+
+def _as_of(as_of: datetime | Lsn | None) -> str:
+    if as_of is None:
+        return ""
+    return f"AS OF SYSTEM TIME '{as_of if isinstance(as_of, Lsn) else format_time(as_of)}'"
 
 
 def _target(target: Target) -> str:
@@ -65,9 +76,9 @@ def _pattern(pattern: TablePattern) -> str:
     return ".".join((*names, "*" if pattern.name is None else name_text(pattern.name)))
 
 
-def _options(statement: str, model: BaseModel) -> str:
+def _options(statement: str, model: BaseModel, show: Callable[[str], str]) -> str:
     given = [
-        _option(name, value)
+        _option(name, show(value) if name in URI_OPTIONS else value)
         for name, field in FIELDS[statement].items()
         if (value := getattr(model, name)) != field.get_default()
     ]

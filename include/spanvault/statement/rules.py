@@ -2,36 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
+
 from spanvault.errors import BadInput
+from spanvault.model.cut import time_of_subdir
 from spanvault.model.request import BackupRequest, Request, RestoreRequest
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget, Target
 from spanvault.model.units import parse_duration
+from spanvault.statement.refuse import FULL_AS_OF, FULL_LOCATION
+
+# A part of a request that is wrong (`target`, `append`, `as_of`, or an option by its name), and a sentence.
+Problem = tuple[str, str]
 
 
 def check(request: Request) -> None:
-    """Raise BadInput for a request whose parts contradict each other."""
+    """Raise BadInput for a request whose parts contradict each other, with the first of its problems."""
+    for _, sentence in problems(request):
+        raise BadInput(sentence)
+
+
+def problems(request: Request) -> Iterator[Problem]:
+    """What is wrong with a request, part by part; nothing if it may be carried out."""
     if isinstance(request, BackupRequest):
-        if request.options.protection != "none":
-            parse_duration(request.options.protection)
-        _no_duplicates(request.target)
-    if isinstance(request, RestoreRequest):
-        _no_duplicates(request.target)
-        _check_restore(request)
+        yield from _duplicates(request.target)
+        yield from _backup(request)
+    elif isinstance(request, RestoreRequest):
+        yield from _duplicates(request.target)
+        yield from _zone(request.as_of if isinstance(request.as_of, datetime) else None)
+        yield from _restore(request)
 
 
-def _check_restore(request: RestoreRequest) -> None:
+def _backup(request: BackupRequest) -> Iterator[Problem]:
+    options = request.options
+    if options.protection != "none":
+        yield from _duration("protection", options.protection)
+    yield from _duration("max_clock_skew", options.max_clock_skew)
+    yield from _zone(request.as_of)
+    if request.append is None:
+        if request.as_of is not None:
+            yield "as_of", f"{FULL_AS_OF}."
+        if options.incremental_location is not None:
+            yield "incremental_location", f"{FULL_LOCATION}."
+    elif request.append != "LATEST":
+        try:
+            time_of_subdir(request.append)
+        except BadInput as error:
+            yield "append", str(error)
+
+
+def _duration(option: str, text: str) -> Iterator[Problem]:
+    try:
+        parse_duration(text)
+    except BadInput as error:
+        yield option, str(error)
+
+
+def _zone(as_of: datetime | None) -> Iterator[Problem]:
+    if as_of is not None and as_of.tzinfo is None:
+        yield "as_of", f"The time {as_of.isoformat(' ')} has no time zone; add one, for example +00:00 for UTC."
+
+
+def _restore(request: RestoreRequest) -> Iterator[Problem]:
     options, target = request.options, request.target
     if options.new_db_name is not None and not (isinstance(target, DatabaseTarget) and len(target.names) == 1):
-        raise BadInput("Option new_db_name can only be used for RESTORE DATABASE with a single target database.")
+        yield "new_db_name", "Option new_db_name can only be used for RESTORE DATABASE with a single target database."
     if options.into_db is not None and not isinstance(target, TableTarget | SchemaTarget):
-        raise BadInput("Option into_db is for RESTORE TABLE and RESTORE SCHEMA; for a database use new_db_name.")
+        yield "into_db", "Option into_db is for RESTORE TABLE and RESTORE SCHEMA; for a database use new_db_name."
     if options.verify_backup_table_data and not options.schema_only:
-        raise BadInput("To set the verify_backup_table_data option, the schema_only option must be set.")
+        yield "verify_backup_table_data", "To set the verify_backup_table_data option, the schema_only option must be set."
     if options.verify_fingerprint and options.schema_only:
-        raise BadInput("Option verify_fingerprint compares rows, and schema_only restores none; give one of them.")
+        yield "verify_fingerprint", "Option verify_fingerprint compares rows, and schema_only restores none; give one of them."
 
 
-def _no_duplicates(target: Target) -> None:
+def _duplicates(target: Target) -> Iterator[Problem]:
     items: tuple[object, ...] = ()
     if isinstance(target, DatabaseTarget | SchemaTarget):
         items = target.names
@@ -40,4 +84,4 @@ def _no_duplicates(target: Target) -> None:
     twice = next((item for item in items if items.count(item) > 1), None)
     if twice is not None:
         text = ".".join(filter(None, twice)) if isinstance(twice, tuple) else str(twice)
-        raise BadInput(f"{text!r} is named twice; name it once.")
+        yield "target", f"{text!r} is named twice; name it once."

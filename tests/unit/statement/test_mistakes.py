@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from spanvault.errors import BadInput
+from spanvault.model.cut import Lsn
+from spanvault.model.request import BackupOptions, BackupRequest, RestoreRequest
 from spanvault.statement import refuse
 from spanvault.statement.parse import parse
+from spanvault.statement.rules import check
 
 
 def message(text: str) -> str:
@@ -63,6 +68,15 @@ def test_an_empty_statement(text: str) -> None:
         ("BACKUP INTO ' '", "Line 1, column 13: the URI is empty"),
         ("RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME 'noon'", "Line 1, column 46: expected a time such as"),
         ("RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME '-99999999d'", "Line 1, column 46: expected a time such as"),
+        ("RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME '16/XYZ'", "Line 1, column 46: expected a time such as"),
+        ("RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME '123456789/0'", "Line 1, column 46: expected a time such as"),
+        ("RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME 12", "Line 1, column 46: expected a time such as"),
+        ("BACKUP INTO LATEST IN 'x' AS OF SYSTEM TIME 'noon'", "Line 1, column 45: expected a time such as"),
+        ("BACKUP INTO LATEST IN 'x' AS OF SYSTEM TIME '+10m'", "Line 1, column 45: expected a time such as"),
+        ("BACKUP INTO LATEST IN ' '", "Line 1, column 23: the URI is empty"),
+        ("BACKUP INTO 'yesterday' IN 'x'", "Line 1, column 13: 'yesterday' is not a backup's path; write it as SHOW BACKUPS"),
+        ("BACKUP INTO '2026/13/22-143000.00' IN 'x'", "Line 1, column 13: '2026/13/22-143000.00' is not a backup's path"),
+        ("BACKUP INTO '' IN 'x'", "Line 1, column 13: '' is not a backup's path"),
     ],
 )
 def test_names_and_times_of_a_wrong_form(text: str, sentence: str) -> None:
@@ -72,7 +86,10 @@ def test_names_and_times_of_a_wrong_form(text: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ("workrs = 2", ["column 22", "no option 'workrs'", "did you mean workers", "detached, fingerprint, protection"]),
+        (
+            "workrs = 2",
+            ["column 22", "no option 'workrs'", "did you mean workers", "(it has detached, fingerprint, "],
+        ),
         ("new_db_name = 'x'", ["no option 'new_db_name'", "it is an option of RESTORE"]),
         ("detached, detached", ["column 32", "given twice"]),
         ("workers", ["Option workers needs a value: a whole number"]),
@@ -84,6 +101,17 @@ def test_names_and_times_of_a_wrong_form(text: str, sentence: str) -> None:
         ("rate_limit = '1.0001kB'", ["is not a size"]),
         ("span_bytes = 10", ["Option span_bytes cannot be '10'", "8192"]),
         ("protection = 'forever'", ["'forever' is not a duration"]),
+        ("max_clock_skew = 'none'", ["column 22", "'none' is not a duration"]),
+        ("max_clock_skew", ["Option max_clock_skew needs a value: a duration such as '4h'"]),
+        ("protection", ["Option protection needs a value: a duration such as '4h', or 'none'"]),
+        ("revision_history = maybe", ["Option revision_history is a switch"]),
+        ("without_identity = 'guess'", ["column 22", "Option without_identity cannot be 'guess'", "'full', 'skip' or 'fail'"]),
+        ("without_identity", ["Option without_identity needs a value: 'full' or 'skip' or 'fail'"]),
+        ("on_broken_chain = 'skip'", ["Option on_broken_chain cannot be 'skip'", "'full' or 'fail'"]),
+        ("incremental_location = ''", ["Option incremental_location needs a URI; it is empty"]),
+        ("incremental_location", ["Option incremental_location needs a value: a URI"]),
+        ("incremental_location = ('s3://a', 's3://b')", ["Option incremental_location needs a value: a URI"]),
+        ("skip_unrestorable_tables", ["no option 'skip_unrestorable_tables'", "it is an option of RESTORE"]),
         ("workers = ('1', '2')", ["Option workers needs a value"]),
     ],
 )
@@ -114,13 +142,65 @@ def test_parts_that_contradict_each_other(text: str, part: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("RESTORE FROM LATEST IN 'x' WITH workers = 2, new_db_name = 'y'", "Line 1, column 46: Option new_db_name"),
+        ("BACKUP DATABASE a, b, a INTO 'x'", "Line 1, column 8: 'a' is named twice"),
+        ("BACKUP INTO 'x'\nAS OF SYSTEM TIME '-1m'", "Line 2, column 1: A full backup reads the present"),
+    ],
+)
+def test_what_contradicts_is_pointed_at(text: str, place: str) -> None:
+    sentence, _, caret = message(text).splitlines()
+    assert sentence.startswith(place)
+    assert caret.strip() == "^"
+
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("start", ["BACKUP INTO LATEST IN 'x'", "RESTORE FROM LATEST IN 'x'"])
+@pytest.mark.parametrize("time", ["2026-11-22 12:00:00.000001", "2026-11-22 13:00+00:30", "2027-01-01"])
+def test_a_time_in_the_future_is_refused(start: str, time: str) -> None:
+    with pytest.raises(BadInput, match=r"lies in the future: it is 2026-11-22 12:00:00\.000000\+00 now") as caught:
+        parse(f"{start} AS OF SYSTEM TIME '{time}'", clock=lambda: NOON)
+    assert str(caught.value).startswith(f"Line 1, column {len(start) + 20}: ")
+
+
+@pytest.mark.parametrize("start", ["BACKUP INTO LATEST IN 'x'", "RESTORE FROM LATEST IN 'x'"])
+def test_the_present_is_not_the_future(start: str) -> None:
+    request = parse(f"{start} AS OF SYSTEM TIME '2026-11-22 12:00:00'", clock=lambda: NOON)
+    assert isinstance(request, BackupRequest | RestoreRequest)
+    assert request.as_of == NOON
+
+
+def test_requests_that_come_without_a_statement_are_held_to_the_same_rules() -> None:
+    full, naive = BackupRequest(into="x"), NOON.replace(tzinfo=None)
+    wrong: list[tuple[BackupRequest | RestoreRequest, str]] = [
+        (full.model_copy(update={"as_of": NOON}), "A full backup reads the present"),
+        (full.model_copy(update={"options": BackupOptions(incremental_location="y")}), "leave the option out"),
+        (full.model_copy(update={"options": BackupOptions(max_clock_skew="a bit")}), "'a bit' is not a duration"),
+        (full.model_copy(update={"append": "latest"}), "'latest' is not a backup's path"),
+        (full.model_copy(update={"append": "LATEST", "as_of": naive}), "has no time zone"),
+        (RestoreRequest(collection="x", as_of=naive), "The time 2026-11-22 12:00:00 has no time zone"),
+    ]
+    for request, sentence in wrong:
+        with pytest.raises(BadInput, match=sentence):
+            check(request)
+    location = BackupOptions(incremental_location="y", revision_history=True)
+    check(BackupRequest(append="2026/11/22-143000.00", into="x", as_of=NOON, options=location))
+    check(BackupRequest(into="x", options=BackupOptions(revision_history=True)))
+    check(RestoreRequest(collection="x", as_of=Lsn(0)))
+
+
+@pytest.mark.parametrize(
     ("text", "column", "reason"),
     [
         ("BACKUP DATABASE a TO 'x' INCREMENTAL FROM 'y' WITH detached", 19, refuse.BACKUP_TO),
-        ("BACKUP INTO LATEST IN 'x'", 8, refuse.APPEND),
-        ("BACKUP DATABASE a INTO '2026/11/22-143000.00' IN 'x'", 19, refuse.APPEND),
         ("BACKUP INTO ('x', 'y')", 19, refuse.ONE_URI),
-        ("BACKUP INTO 'x' AS OF SYSTEM TIME '-10s'", 17, refuse.BACKUP_AS_OF),
+        ("BACKUP INTO LATEST IN ('x', 'y')", 29, refuse.ONE_URI),
+        ("BACKUP INTO 'x' AS OF SYSTEM TIME '-10s'", 17, refuse.FULL_AS_OF),
+        ("BACKUP INTO LATEST IN 'x' AS OF SYSTEM TIME '16/B374D848'", 45, refuse.BACKUP_AS_OF_POSITION),
+        ("BACKUP INTO 'x' WITH workers = 4, incremental_location = 'y'", 35, refuse.FULL_LOCATION),
         ("RESTORE FROM 'x'", 9, refuse.RESTORE_FROM_URI),
         ("RESTORE TABLE t FROM ('x', 'y') AS OF SYSTEM TIME '-1s'", 17, refuse.RESTORE_FROM_URI),
         ("RESTORE FROM LATEST IN ('x', 'y')", 30, refuse.ONE_URI),
@@ -138,13 +218,11 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("BACKUP INTO 'x' WITH revision_history", "cannot keep revision history yet"),
         ("BACKUP INTO 'x' WITH encryption_passphrase = 'p'", "cannot encrypt"),
         ("BACKUP INTO 'x' WITH kms = ('aws:///k', 'gcp:///k')", "cannot encrypt"),
         ("BACKUP INTO 'x' WITH EXECUTION LOCALITY = 'region=a'", "cannot restrict where"),
         ("BACKUP INTO 'x' WITH STRICT STORAGE LOCALITY", "one URI"),
         ("BACKUP INTO 'x' WITH include_all_virtual_clusters = true", "no virtual clusters"),
-        ("BACKUP INTO 'x' WITH incremental_location = 'y'", "removed from CockroachDB"),
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL DEFERRED COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH remove_regions", "no regions"),
@@ -152,7 +230,8 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
         ("RESTORE FROM LATEST IN 'x' WITH kms = 'y'", "no encrypted backups"),
         ("SHOW BACKUP LATEST IN 'x' WITH debug_ids", "as_json"),
         ("SHOW BACKUP LATEST IN 'x' WITH SKIP SIZE", "cost nothing"),
-        ("SHOW BACKUPS IN 'x' WITH REVISION START TIME", "revision history"),
+        ("SHOW BACKUP LATEST IN 'x' WITH incremental_location = 'y'", "manifest says where its data is"),
+        ("SHOW BACKUPS IN 'x' WITH REVISION START TIME", "collection windows"),
         ("CREATE SCHEDULE s FOR BACKUP INTO 'x' RECURRING '@daily'", "schedule in Airflow"),
         ("SHOW SCHEDULES", "schedule in Airflow"),
         ("ALTER BACKUP SCHEDULE 1 EXECUTE IMMEDIATELY", "schedule in Airflow"),
@@ -186,6 +265,10 @@ def test_cockroachdb_s_other_options_and_statements_are_refused_with_the_reason(
         "BACKUP INTO 's3://b\n?AWS_SECRET_ACCESS_KEY=hunter2' WITH !",
         "BACKUP INTO x' WITH encryption_passphrase = 'hunter2'",
         "RESTORE FROM LATEST IN 'x' WITH kms = hunter2",
+        "BACKUP INTO 'x' WITH incremental_location = 's3://b/p?AWS_SECRET_ACCESS_KEY=hunter2'",
+        "BACKUP INTO LATEST IN 'x' WITH incremental_location = s3://b/p?AWS_SECRET_ACCESS_KEY=hunter2",
+        "BACKUP INTO LATEST IN 'x' WITH workers = 0, incremental_location = 's3://b/p?AWS_SECRET_ACCESS_KEY=hunter2'",
+        "BACKUP INTO 'yesterday' IN 's3://b/p?AWS_SECRET_ACCESS_KEY=hunter2'",
     ],
 )
 def test_no_error_shows_a_secret(text: str) -> None:

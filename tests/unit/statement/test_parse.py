@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from spanvault.model.cut import Lsn
 from spanvault.model.request import (
     BackupOptions,
     BackupRequest,
@@ -17,7 +18,7 @@ from spanvault.model.request import (
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
 from spanvault.statement.parse import parse
 
-NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+AFTERNOON = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 
 
 def test_backup_of_the_cluster() -> None:
@@ -88,9 +89,19 @@ def test_strings_hold_quotes_and_comment_marks() -> None:
 
 
 def test_every_backup_option() -> None:
-    options = "protection='1h30m', fingerprint, rate_limit='50MB', span_bytes='128MiB', workers=4, detached = false"
+    options = "protection='1h30m', revision_history, without_identity=skip, on_broken_chain='fail', max_clock_skew='30s', "
+    options += "fingerprint, rate_limit='50MB', span_bytes='128MiB', workers=4, detached = false"
     expected = BackupOptions(
-        protection="1h30m", fingerprint=True, rate_limit=50_000_000, span_bytes=134_217_728, workers=4, detached=False
+        protection="1h30m",
+        revision_history=True,
+        without_identity="skip",
+        on_broken_chain="fail",
+        max_clock_skew="30s",
+        fingerprint=True,
+        rate_limit=50_000_000,
+        span_bytes=134_217_728,
+        workers=4,
+        detached=False,
     )
     for form in (f"WITH {options}", f"WITH OPTIONS ({options})"):
         assert parse(f"BACKUP INTO 'file:///b' {form}") == BackupRequest(into="file:///b", options=expected)
@@ -98,14 +109,18 @@ def test_every_backup_option() -> None:
 
 def test_every_restore_option() -> None:
     text = (
-        "RESTORE TABLE t FROM '2026/11/22-143000.00' IN 'file:///b' WITH into_db = 'copy', schema_only, "
-        "verify_backup_table_data, grants = true, workers = '3', detached, on_failure = 'clean'"
+        "RESTORE TABLE t FROM '2026/11/22-143000.00' IN 'file:///b' WITH into_db = 'copy', schema_only, strict, "
+        "skip_unrestorable_tables, incremental_location = 's3://layers/shop?AUTH=implicit', verify_backup_table_data, "
+        "grants = true, workers = '3', detached, on_failure = 'clean'"
     )
     assert parse(text) == RestoreRequest(
         target=TableTarget(patterns=(TablePattern(name="t"),)),
         subdir="2026/11/22-143000.00",
         collection="file:///b",
         options=RestoreOptions(
+            strict=True,
+            skip_unrestorable_tables=True,
+            incremental_location="s3://layers/shop?AUTH=implicit",
             into_db="copy",
             schema_only=True,
             verify_backup_table_data=True,
@@ -127,6 +142,41 @@ def test_restore_under_a_new_name_with_proof() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "append"),
+    [
+        ("LATEST", "LATEST"),
+        ("latest", "LATEST"),
+        ("'Latest'", "LATEST"),
+        ("'2026/11/22-143000.00'", "2026/11/22-143000.00"),
+        ("'/2026/11/22-143000.00/'", "2026/11/22-143000.00"),
+    ],
+)
+def test_incremental_backups(text: str, append: str) -> None:
+    assert parse(f"BACKUP INTO {text} IN 'file:///b'") == BackupRequest(append=append, into="file:///b")
+    target = DatabaseTarget(names=("shop",))
+    options = BackupOptions(incremental_location="s3://layers?AUTH=implicit", workers=3)
+    given = "WITH incremental_location = 's3://layers?AUTH=implicit', workers = 3"
+    request = parse(f"backup database shop into {text} in ('file:///b') as of system time '-1h' {given}", clock=lambda: AFTERNOON)
+    expected = AFTERNOON - timedelta(hours=1)
+    assert request == BackupRequest(target=target, append=append, into="file:///b", as_of=expected, options=options)
+
+
+def test_a_path_named_latest_is_no_collection() -> None:
+    assert parse("BACKUP INTO 'LATEST'") == BackupRequest(append=None, into="LATEST")
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [("16/B374D848", 0x16_B374D848), ("0/0", 0), ("ffffffff/FFFFFFFF", 2**64 - 1), ("2026/11", 0x2026_00000011)],
+)
+def test_a_restore_at_a_log_position(text: str, position: int) -> None:
+    request = parse(f"RESTORE FROM LATEST IN 'file:///b' AS OF SYSTEM TIME '{text}'")
+    assert isinstance(request, RestoreRequest)
+    assert type(request.as_of) is Lsn
+    assert int(request.as_of) == position
+
+
+@pytest.mark.parametrize(
     ("text", "moment"),
     [
         ("2026-11-22 14:30:00", datetime(2026, 11, 22, 14, 30, tzinfo=UTC)),
@@ -134,16 +184,19 @@ def test_restore_under_a_new_name_with_proof() -> None:
         ("2026-11-22T14:30:00Z", datetime(2026, 11, 22, 14, 30, tzinfo=UTC)),
         ("2026-11-22 14:30:00+02:00", datetime(2026, 11, 22, 14, 30, tzinfo=timezone(timedelta(hours=2)))),
         ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
-        ("-90s", NOON - timedelta(seconds=90)),
-        ("-1h30m", NOON - timedelta(minutes=90)),
+        ("-90s", AFTERNOON - timedelta(seconds=90)),
+        ("-1h30m", AFTERNOON - timedelta(minutes=90)),
     ],
 )
-def test_times_of_a_restore(text: str, moment: datetime) -> None:
-    request = parse(f"RESTORE FROM LATEST IN 'file:///b' AS OF SYSTEM TIME '{text}'", clock=lambda: NOON)
-    assert request == RestoreRequest(collection="file:///b", as_of=moment)
-    assert isinstance(request, RestoreRequest)
-    assert request.as_of is not None
-    assert request.as_of.utcoffset() == timedelta(0)
+def test_times_of_a_backup_and_of_a_restore(text: str, moment: datetime) -> None:
+    restore = parse(f"RESTORE FROM LATEST IN 'file:///b' AS OF SYSTEM TIME '{text}'", clock=lambda: AFTERNOON)
+    backup = parse(f"BACKUP INTO LATEST IN 'file:///b' AS OF SYSTEM TIME '{text}'", clock=lambda: AFTERNOON)
+    assert restore == RestoreRequest(collection="file:///b", as_of=moment)
+    assert backup == BackupRequest(append="LATEST", into="file:///b", as_of=moment)
+    for request in (restore, backup):
+        assert isinstance(request, RestoreRequest | BackupRequest)
+        assert isinstance(request.as_of, datetime)
+        assert request.as_of.utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize("start", ["SHOW BACKUP", "SHOW BACKUP FROM", "show backup from"])
