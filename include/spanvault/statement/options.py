@@ -102,9 +102,8 @@ def _form(name: str, field: FieldInfo) -> tuple[str, Callable[[Any], Any]]:
         return "a whole number", lambda given: _integer(name, given)
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation)), str
-    if name in URI_OPTIONS:
-        return "a URI", lambda given: _text(name, "a URI", given, empty=not given.strip())
-    return "a name", lambda given: _text(name, "a name", given, empty=not given)
+    what = "a URI" if name in URI_OPTIONS else "a name"
+    return what, lambda given: _text(name, what, given)
 
 
 def _duration(given: str, *, or_none: bool) -> str:
@@ -126,7 +125,8 @@ def _integer(name: str, given: str) -> int:
     raise BadInput(f"Option {name} needs a whole number, not {given!r}.")
 
 
-def _text(name: str, what: str, given: str, *, empty: bool) -> str:
-    if empty or "\0" in given:
+def _text(name: str, what: str, given: str) -> str:
+    # A database's name may be a space, a place may not.
+    if not (given.strip() if name in URI_OPTIONS else given) or "\0" in given:
         raise BadInput(f"Option {name} needs {what}; it is empty.")
     return given
