@@ -9,11 +9,14 @@ import typer
 
 from spanvault.cli.output import Format, show
 from spanvault.cli.session import FormatOption, UriArgument, session
+from spanvault.errors import BadInput
+from spanvault.model.cut import time_of_subdir
 from spanvault.model.units import parse_duration
 
+_COMPACTED = "The chain's layers are as they were; run it again to begin anew."
 _SWEPT = "Part of the garbage is removed; run it again for the rest."
 
-app = typer.Typer(no_args_is_help=True, help="Check and tidy a collection.")
+app = typer.Typer(no_args_is_help=True, help="Look into, check and tidy a collection.")
 
 
 class Level(StrEnum):
@@ -74,3 +77,55 @@ def sweep(
 
         result = sweep_collection(context, uri, dry_run=not delete, older_than=age)
     show(result, form)
+
+
+@app.command()
+def windows(uri: UriArgument, form: FormatOption = Format.table) -> None:
+    """List from when to when each chain can be restored: at any time, or at the ends of its layers only."""
+    with session() as context:
+        from spanvault.engine.maintenance import restorable
+
+        result = restorable(context, uri)
+    show(result, form)
+
+
+@app.command()
+def compact(
+    uri: UriArgument,
+    subdir: Annotated[
+        str, typer.Argument(metavar="SUBDIR", help="The chain's path as SHOW BACKUPS lists it; LATEST is the newest.")
+    ] = "LATEST",
+    first: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="N", min=0, help="The first layer to merge: 1 if not given; 0 makes a full.", show_default=False
+        ),
+    ] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("--to", metavar="N", min=0, help="The last layer to merge: the newest if not given.", show_default=False),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Merge from the chain's full on (--from 0): a full at the last layer's end.")
+    ] = False,
+    form: FormatOption = Format.table,
+) -> None:
+    """Merge layers of a chain into one that stands for them; the source is not read and the merged layers stay."""
+    if full and first:
+        raise BadInput(f"--full merges from layer 0 on, and --from says {first}; give one of them.")
+    begin = 0 if full else 1 if first is None else first
+    if number is not None and number <= begin:
+        raise BadInput(f"One layer is nothing to merge: --to {number} must be greater than the first layer, {begin}.")
+    with session(_COMPACTED) as context:
+        from spanvault.engine.maintenance import compact_backups
+
+        result = compact_backups(context, uri, _chain(subdir), first=begin, number=number)
+    show(result, form)
+
+
+def _chain(subdir: str) -> str:
+    """A chain's path in its normal form. Raises BadInput."""
+    if subdir.upper() == "LATEST":
+        return "LATEST"
+    time_of_subdir(subdir)
+    return subdir.strip("/")

@@ -13,6 +13,7 @@ import typer
 
 from spanvault import __version__
 from spanvault.cli import cluster, collection, demo, protection
+from spanvault.cli.hints import HintingGroup
 from spanvault.cli.session import Interrupted
 from spanvault.cli.sql import sql
 from spanvault.errors import SpanvaultError
@@ -21,6 +22,7 @@ from spanvault.model.uri import redact_text
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
 
 app = typer.Typer(
+    cls=HintingGroup,
     add_completion=False,
     no_args_is_help=True,
     help="Backup and restore for PostgreSQL clusters, with CockroachDB's statements. Works without Airflow.",

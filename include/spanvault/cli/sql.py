@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from spanvault.config.clusters import Cluster
     from spanvault.engine.context import Context
 
-_DAGS = {"backup": "full_backup", "restore": "restore"}
 _UNCHANGED = "Nothing was changed."
 _GOING_ON = {
     "backup": "What is on storage stays; run the same statement again and it continues from there.",
@@ -45,7 +44,7 @@ def sql(
     request = parse(sys.stdin.read() if statement == "-" else statement)
     if isinstance(request, BackupRequest | RestoreRequest) and request.options.detached:
         raise BadInput(
-            f"Option detached needs somebody who goes on with the work: trigger the DAG {_DAGS[request.kind]} in Airflow, "
+            f"Option detached needs somebody who goes on with the work: trigger the DAG {_dag(request)} in Airflow, "
             "or leave the option out."
         )
     with session(_UNCHANGED if dry_run else _GOING_ON.get(request.kind, _UNCHANGED)) as context:
@@ -53,6 +52,12 @@ def sql(
 
         result = execute(context, request, cluster=_cluster(context, request, cluster, url), dry_run=dry_run)
     show(result, form)
+
+
+def _dag(request: BackupRequest | RestoreRequest) -> str:
+    if isinstance(request, RestoreRequest):
+        return "restore"
+    return "full_backup" if request.append is None else "incremental_backup"
 
 
 def _cluster(context: Context, request: Request, cluster: str | None, url: str | None) -> Cluster | None:

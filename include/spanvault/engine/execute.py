@@ -15,7 +15,7 @@ from spanvault.model.request import BackupRequest, Request, RestoreRequest, Show
 from spanvault.model.result import Result
 from spanvault.observe.show_backup import show_backup, show_backups
 
-BACKUP_COLUMNS = ("path", "status", "tables", "rows", "bytes", "start_time", "end_time", "end_lsn")
+BACKUP_COLUMNS = ("path", "layer", "kind", "status", "tables", "rows", "bytes", "start_time", "end_time", "end_lsn")
 
 
 def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_run: bool = False) -> Result:
@@ -42,6 +42,8 @@ def _backup(context: Context, cluster: Cluster, request: BackupRequest, *, dry_r
 def _backup_row(manifest: Manifest) -> tuple[str | int, ...]:
     return (
         manifest.subdir,
+        manifest.number,
+        manifest.kind,
         "succeeded",
         manifest.totals.tables,
         manifest.totals.rows,
