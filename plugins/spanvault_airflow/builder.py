@@ -1,19 +1,21 @@
 """The one DAG factory: dags/*.py only say what they want.
 
-What every DAG gets: real data intervals, no catch-up (a missed night is no reason for two backups in the morning), paused
-on creation, one run at a time, retries by error type, and the form that belongs to it.
+What every DAG gets: real data intervals, no catch-up (a missed night is no reason for two backups in the morning; a chain
+gets the layers of missed intervals from the next run), paused on creation, one run at a time, retries by error type, and the
+form that belongs to it.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, XComArg
 
 from spanvault_airflow import params
 from spanvault_airflow.hooks.engine import project_settings
 from spanvault_airflow.operators.advance_protection import AdvanceProtectionOperator
+from spanvault_airflow.operators.compact import CompactBackupsOperator
 from spanvault_airflow.operators.expire import ExpireBackupsOperator
 from spanvault_airflow.operators.plan import PlanBackupOperator
 from spanvault_airflow.operators.restore import (
@@ -27,6 +29,13 @@ from spanvault_airflow.operators.span_export import SpanExportOperator
 from spanvault_airflow.operators.validate import ValidateBackupOperator
 from spanvault_airflow.operators.write_manifest import WriteManifestOperator
 from spanvault_airflow.retries import RETRY_ARGS
+
+if TYPE_CHECKING:
+    from airflow.sdk.bases.timetable import BaseTimetable
+
+Kind = Literal["full", "incremental", "revision_history"]
+"""What a backup DAG makes of its collection: full backups only; or chains of a full and, in every other run, the last change
+of each row; or the same with every change."""
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARALLEL_TASKS = 4
@@ -55,74 +64,101 @@ class _Clusters:
 
 
 def backup_dag(
-    dag_id: str, *, schedule: str | None, collection: str, description: str, doc_md: str, tags: tuple[str, ...] = ()
+    dag_id: str,
+    *,
+    schedule: str | BaseTimetable | None,
+    collection: str,
+    description: str,
+    doc_md: str,
+    kind: Kind = "full",
+    tags: tuple[str, ...] = (),
 ) -> DAG:
-    """A DAG that takes full backups of the first cluster of clusters.yaml into `<base>/<collection>`.
+    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`.
 
-    `schedule` is a cron expression in UTC, or None for manual runs only. Backfills are refused: a full backup reads the
-    present, which must not be labelled with a past date.
+    `schedule` is a cron expression in UTC, a timetable with data intervals, or None for manual runs only. Backfills of full
+    backups are refused: a full backup reads the present, which must not be labelled with a past date. The other kinds read
+    the change log, which knows the past.
     """
     clusters = _Clusters()
+    into = collection_uri(collection)
     dag = _dag(
         dag_id,
         schedule=schedule,
         description=description,
         doc_md=doc_md,
         tags=("backup", *tags),
-        fields=params.backup_fields(clusters.default, clusters.names, collection_uri(collection)),
+        fields=(params.backup_fields if kind == "full" else params.chain_fields)(clusters.default, clusters.names, into),
         task_args=clusters.task_args,
-        allowed_run_types=("scheduled", "manual"),
+        allowed_run_types=("scheduled", "manual") if kind == "full" else ("scheduled", "manual", "backfill"),
     )
-    source = {"cluster": "{{ params.cluster }}"}
     with dag:
-        plan = PlanBackupOperator(
-            task_id="plan",
-            **source,
-            into="{{ params.into }}",
-            scope="{{ params.scope }}",
-            names="{{ params.names | join('\n') }}",
-            options={
-                **{name: f"{{{{ params.{name} }}}}" for name in ("fingerprint", "protection", "rate_limit")},
-                "workers": PARALLEL_TASKS,
-            },
-            doc_md="Protects the source's history from now on and decides on spans and batches. Stored once: PLAN.json.",
-        )
-        handle = _pushed(plan, "plan")
-        export = SpanExportOperator.partial(
-            task_id="export",
-            **source,
-            plan=handle,
-            map_index_template="{{ task.batch['label'] }}",
-            max_active_tis_per_dagrun=PARALLEL_TASKS,
-            doc_md="Exports one batch of spans. Red: read its last line, clear it; finished spans are not exported again.",
-        ).expand(batch=plan.output)
-        seal = SealOperator(
-            task_id="seal",
-            **source,
-            plan=handle,
-            doc_md="Chooses the cut and writes the changes up to it. Red: clear it; it takes a new cut and keeps all spans.",
-        )
-        manifest = WriteManifestOperator(
-            task_id="write_manifest",
-            plan=handle,
-            seal=cast("str", seal.output),
-            doc_md="The commit. Before it there is no backup; after it there is one, whatever happens next.",
-        )
-        validate = ValidateBackupOperator(
-            task_id="validate",
-            collection="{{ params.into }}",
-            subdir=cast("str", manifest.output),
-            level="{{ params.validate }}",
-            doc_md="Checks what was committed. Red: do not rely on this backup; its history is kept on the source.",
-        )
-        advance = AdvanceProtectionOperator(
-            task_id="advance_protection",
-            **source,
-            plan=handle,
-            doc_md="Lets the source forget the change log up to the backup's end. Red: the source keeps more log than needed.",
-        )
-        export >> seal >> manifest >> validate >> advance
+        _backup_tasks(kind)
     return dag
+
+
+def _backup_tasks(kind: Kind) -> None:
+    source = {"cluster": "{{ params.cluster }}"}
+    chain = {} if kind == "full" else {"full_every": "{{ params.full_every }}"}
+    plan = PlanBackupOperator(
+        task_id="plan",
+        **source,
+        **chain,
+        append="" if kind == "full" else "LATEST",
+        into="{{ params.into }}",
+        scope="{{ params.scope }}",
+        names="{{ params.names | join('\n') }}",
+        options=_backup_options(kind),
+        doc_md="Protects the source's history from now on and decides on layers, spans and batches. Stored once, as a plan.",
+    )
+    handle = _pushed(plan, "plan")
+    export = SpanExportOperator.partial(
+        task_id="export",
+        **source,
+        plan=handle,
+        map_index_template="{{ task.batch['label'] }}",
+        max_active_tis_per_dagrun=PARALLEL_TASKS,
+        doc_md="Exports one batch of spans. Red: read its last line, clear it; finished spans are not exported again.",
+    ).expand(batch=plan.output)
+    seal = SealOperator(
+        task_id="seal",
+        **source,
+        plan=handle,
+        doc_md="Chooses the cut and writes the changes up to it. Red: clear it; it takes a new cut and keeps all spans.",
+    )
+    manifest = WriteManifestOperator(
+        task_id="write_manifest",
+        **source,
+        **chain,
+        plan=handle,
+        seal=cast("str", seal.output),
+        doc_md="The commit. Before it there is no backup; after it there is one, whatever happens next.",
+    )
+    layer = _pushed(manifest, "layer")
+    validate = ValidateBackupOperator(
+        task_id="validate",
+        collection="{{ params.into }}",
+        subdir=cast("str", manifest.output),
+        layer=layer,
+        level="{{ params.validate }}",
+        doc_md="Checks what was committed. Red: do not rely on this backup; its history is kept on the source.",
+    )
+    advance = AdvanceProtectionOperator(
+        task_id="advance_protection",
+        **source,
+        plan=handle,
+        layer=layer,
+        doc_md="Lets the source forget the change log up to the backup's end. Red: the source keeps more log than needed.",
+    )
+    export >> seal >> manifest >> validate >> advance
+
+
+def _backup_options(kind: Kind) -> dict[str, Any]:
+    """BackupOptions as templates over the form."""
+    fields = ["fingerprint", "protection", "rate_limit"]
+    if kind != "full":
+        fields += ["incremental_location", "without_identity", "on_broken_chain"]
+    options: dict[str, Any] = {name: f"{{{{ params.{name} }}}}" for name in fields}
+    return {**options, "revision_history": kind == "revision_history", "workers": PARALLEL_TASKS}
 
 
 def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) -> DAG:
@@ -219,6 +255,28 @@ def expire_dag(dag_id: str, *, schedule: str | None, collection: str, descriptio
     return dag
 
 
+def compact_dag(dag_id: str, *, schedule: str | None, collection: str, description: str, doc_md: str) -> DAG:
+    """A DAG that merges layers of a chain, for shorter restores. The originals stay until they expire."""
+    dag = _dag(
+        dag_id,
+        schedule=schedule,
+        description=description,
+        doc_md=doc_md,
+        tags=("compaction",),
+        fields=params.compact_fields(collection_uri(collection)),
+    )
+    with dag:
+        CompactBackupsOperator(
+            task_id="compact",
+            collection="{{ params.collection }}",
+            subdir="{{ params.subdir }}",
+            mode="{{ params.mode }}",
+            up_to="{{ params.up_to }}",
+            doc_md="Merges layers into one that restores use instead. Red: nothing changed; read the last line, clear it.",
+        )
+    return dag
+
+
 def _pushed(task: BaseOperator, key: str) -> Any:
     """What `task` will push under `key`; Airflow puts the value in its place when the task runs."""
     return XComArg(task, key)
@@ -227,7 +285,7 @@ def _pushed(task: BaseOperator, key: str) -> Any:
 def _dag(
     dag_id: str,
     *,
-    schedule: str | None,
+    schedule: str | BaseTimetable | None,
     description: str,
     doc_md: str,
     tags: tuple[str, ...],
@@ -240,7 +298,8 @@ def _dag(
         dag_id,
         description=description,
         doc_md=doc_md,
-        schedule=CronDataIntervalTimetable(schedule, timezone="UTC") if schedule else None,
+        # A plain cron string would give runs without intervals.
+        schedule=CronDataIntervalTimetable(schedule, timezone="UTC") if isinstance(schedule, str) else schedule,
         start_date=START,
         catchup=False,
         is_paused_upon_creation=True,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from airflow.sdk import Param
 
 from spanvault.verify.result import BACKUP_LEVELS
+from spanvault_airflow.operators.compact import MODES
 from spanvault_airflow.targets import SCOPES
 
 # JSON schema regular expression, also run by the browser: a scheme, and no parameter whose value would be a secret.
@@ -17,7 +18,7 @@ SAFE_URI: Final = (
 _SUBDIR: Final = r"^(LATEST|/?\d{4}/\d{2}/\d{2}-\d{6}\.\d{2}/?)$"
 _DURATION: Final = r"^(none|([0-9]+(\.[0-9]+)?[dhms])+)$"
 
-_WHERE, _WHAT, _HOW = "Where", "What", "How"
+_WHERE, _WHAT, _HOW, _CHAIN = "Where", "What", "How", "Chain"
 
 
 def collection(default: str, what: str) -> Param:
@@ -77,6 +78,71 @@ def backup_fields(default_cluster: str, known_clusters: list[str], into: str) ->
             title="Rate limit",
             description="Bytes a second over all tasks; 0 for none.",
             section=_HOW,
+        ),
+    }
+
+
+def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> dict[str, Any]:
+    """The form of a backup that adds to a chain: that of a backup, and what only chains have."""
+    fields = backup_fields(default_cluster, known_clusters, into)
+    fields["into"] = collection(into, "Where the chain is, or will be.")
+    fields["protection"] = Param(
+        "7d",
+        type="string",
+        pattern=_DURATION,
+        title="Keep history for",
+        description_md=(
+            "How long after a run the source keeps its change log for the next one. Longer than the interval between runs, and "
+            "than any time that Airflow may be down: what the source has forgotten is a gap, and the next run takes a full "
+            "backup. `none` gives it up at once, so that every run is a full one."
+        ),
+        section=_HOW,
+    )
+    return {
+        **fields,
+        "full_every": Param(
+            "7d",
+            type="string",
+            pattern=_DURATION,
+            title="Full backup every",
+            description_md=(
+                "A run takes a full backup, and so begins a new chain, when the newest full is older than this. `none`: only "
+                "where there is no chain to add to."
+            ),
+            section=_CHAIN,
+        ),
+        "on_broken_chain": Param(
+            "full",
+            type="string",
+            enum=["full", "fail"],
+            values_display={"full": "full: take a full backup", "fail": "fail: change nothing, say why"},
+            title="If the chain cannot go on",
+            description="What a run does when the source's history has a gap: slot lost, server restored or promoted.",
+            section=_CHAIN,
+        ),
+        "without_identity": Param(
+            "full",
+            type="string",
+            enum=["full", "skip", "fail"],
+            values_display={
+                "full": "full: read them whole whenever they changed",
+                "skip": "skip: leave them out and say so",
+                "fail": "fail: take no backup without them",
+            },
+            title="Tables without a key",
+            description="Tables whose changes the log cannot tell, because they have no usable replica identity.",
+            section=_CHAIN,
+        ),
+        "incremental_location": Param(
+            None,
+            type=["null", "string"],
+            pattern=SAFE_URI,
+            title="Incremental location",
+            description_md=(
+                "Put the data files of incremental layers below this URI instead of into the collection; the manifests stay in "
+                "the collection. No keys or passwords."
+            ),
+            section=_CHAIN,
         ),
     }
 
@@ -170,6 +236,34 @@ def expire_fields(into: str) -> dict[str, Any]:
             title="Dry run",
             description="Only list what would go. Nothing is deleted until this is switched off.",
             section="Safety",
+        ),
+    }
+
+
+def compact_fields(into: str) -> dict[str, Any]:
+    """The form of a compaction."""
+    return {
+        "collection": collection(into, "Whose layers to merge."),
+        "subdir": _subdir("The chain's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "mode": Param(
+            "incrementals",
+            type="string",
+            enum=list(MODES),
+            values_display={
+                "incrementals": "incrementals: all of them into one",
+                "synthetic_full": "synthetic full: the full and its incrementals into a full",
+            },
+            title="Merge",
+            description="Which layers become one. The source is not asked, and the originals stay until they expire.",
+            section=_WHAT,
+        ),
+        "up_to": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Up to layer",
+            description="The number of the last layer that is merged, as SHOW BACKUP shows it; empty for the newest.",
+            section=_WHAT,
         ),
     }
 

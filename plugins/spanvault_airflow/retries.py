@@ -3,6 +3,7 @@
 | engine's error | here | Airflow |
 |---|---|---|
 | Permanent (bad input, refused, damaged, broken chain) | AirflowFailException | fails at once, no retry |
+| AlreadyCovered | AirflowSkipException | skips the task and those after it; the run ends as success |
 | Retryable | AirflowException | retries with backoff |
 | StateUnknown | AirflowException | retries; every step reads the state of storage and source before it writes |
 | SIGTERM (cancelled, worker stopped) | AirflowException | retries unless the run was cancelled; continues from receipts |
@@ -15,9 +16,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from spanvault.errors import Permanent, SpanvaultError
+from spanvault.errors import AlreadyCovered, Permanent, SpanvaultError
 
 # 5, 10, 20 ... seconds: over ten minutes of trying, and nobody waits long after a killed worker.
 RETRY_ARGS: dict[str, Any] = {
@@ -38,6 +39,8 @@ def translated_errors() -> Iterator[None]:
     """Turn the engine's errors into Airflow's, one sentence each, without the engine's own traceback."""
     try:
         yield
+    except AlreadyCovered as error:
+        raise AirflowSkipException(str(error)) from None
     except Permanent as error:
         raise AirflowFailException(str(error)) from None
     except SpanvaultError as error:

@@ -14,7 +14,10 @@ import pytest
 
 from tests.kit.airflow import PROJECT, AirflowSite
 
-DAGS = {"full_backup", "restore", "validate_backup", "expire_backups"}
+CHAIN_DAGS = ["incremental_backup", "revision_history_backup"]
+BACKUP_DAGS = ["full_backup", *CHAIN_DAGS]
+BY_HAND = {"restore", "compact_backups"}
+DAGS = {*BACKUP_DAGS, "validate_backup", "expire_backups", *BY_HAND}
 BACKUP_CHAIN = ["plan", "export", "seal", "write_manifest", "validate", "advance_protection"]
 
 
@@ -73,8 +76,9 @@ def test_every_operator_documents_its_parameters(probe: dict[str, Any]) -> None:
             assert ".. seealso::" in task["class_doc"], task["operator"]
 
 
-def test_backup_has_the_shape_of_the_design(probe: dict[str, Any]) -> None:
-    tasks = probe["dags"]["full_backup"]["tasks"]
+@pytest.mark.parametrize("dag_id", BACKUP_DAGS)
+def test_backup_has_the_shape_of_the_design(probe: dict[str, Any], dag_id: str) -> None:
+    tasks = probe["dags"][dag_id]["tasks"]
     for before, after in itertools.pairwise(BACKUP_CHAIN):
         assert before in tasks[after]["upstream"]
     assert tasks["export"]["map_index_template"] == "{{ task.batch['label'] }}"
@@ -82,15 +86,40 @@ def test_backup_has_the_shape_of_the_design(probe: dict[str, Any]) -> None:
 
 
 def test_scheduled_dags_have_real_intervals_at_different_minutes(probe: dict[str, Any]) -> None:
-    scheduled = {dag_id: dag for dag_id, dag in probe["dags"].items() if dag_id != "restore"}
+    scheduled = {dag_id: dag for dag_id, dag in probe["dags"].items() if dag_id not in BY_HAND}
     assert {dag["has_intervals"] for dag in scheduled.values()} == {"CronDataIntervalTimetable"}
     minutes = [dag["summary"].split()[0] for dag in scheduled.values()]
     assert len(set(minutes)) == len(minutes)
-    assert probe["dags"]["restore"]["has_intervals"] == "NullTimetable"
+    assert {probe["dags"][dag_id]["has_intervals"] for dag_id in BY_HAND} == {"NullTimetable"}
+    assert all(scheduled[dag_id]["summary"].split()[1:] == ["*"] * 4 for dag_id in CHAIN_DAGS), "hourly"
 
 
-def test_full_backup_refuses_backfills(probe: dict[str, Any]) -> None:
+def test_full_backup_refuses_backfills_and_chains_take_them(probe: dict[str, Any]) -> None:
     assert probe["dags"]["full_backup"]["allowed_run_types"] == ["manual", "scheduled"]
+    for dag_id in CHAIN_DAGS:
+        assert probe["dags"][dag_id]["allowed_run_types"] == ["backfill", "manual", "scheduled"]
+
+
+def test_backup_dags_own_a_collection_each(probe: dict[str, Any]) -> None:
+    owned = [probe["dags"][dag_id]["params"]["into"]["value"].rpartition("/")[2] for dag_id in BACKUP_DAGS]
+    assert owned == ["full", "incremental", "revision_history"]
+
+
+@pytest.mark.parametrize("dag_id", BACKUP_DAGS)
+def test_plan_asks_for_what_the_dag_is_named_after(probe: dict[str, Any], dag_id: str) -> None:
+    plan = probe["dags"][dag_id]["tasks"]["plan"]["fields"]
+    assert plan["append"] == ("" if dag_id == "full_backup" else "LATEST")
+    assert plan["options"]["revision_history"] is (dag_id == "revision_history_backup")
+    form = set(probe["dags"][dag_id]["params"])
+    assert {"full_every", "on_broken_chain", "without_identity", "incremental_location"} <= form or dag_id == "full_backup"
+    asked = set(re.findall(r"params\.(\w+)", json.dumps(probe["dags"][dag_id]["tasks"])))
+    assert asked == form, "a field that nothing reads would be a promise that nobody keeps"
+
+
+@pytest.mark.parametrize("dag_id", CHAIN_DAGS)
+def test_protection_outlasts_the_interval(probe: dict[str, Any], dag_id: str) -> None:
+    assert probe["dags"][dag_id]["params"]["protection"]["value"] == "7d"
+    assert "interval" in probe["dags"][dag_id]["params"]["protection"]["schema"]["description_md"]
 
 
 def test_every_form_field_explains_itself_and_accepts_its_default(probe: dict[str, Any]) -> None:
@@ -114,6 +143,14 @@ def test_every_form_field_explains_itself_and_accepts_its_default(probe: dict[st
         ("full_backup", "names", ["shop", "crm"], [""]),
         ("restore", "subdir", "2026/11/22-143000.00", "../elsewhere"),
         ("validate_backup", "level", "checksums", "thorough"),
+        ("incremental_backup", "full_every", "7d", "weekly"),
+        ("incremental_backup", "full_every", "none", ""),
+        ("incremental_backup", "without_identity", "skip", "guess"),
+        ("incremental_backup", "on_broken_chain", "fail", "ignore"),
+        ("incremental_backup", "incremental_location", None, "s3://b/x?AWS_SECRET_ACCESS_KEY=y"),
+        ("revision_history_backup", "incremental_location", "s3://bucket/other?conn_id=s3", "/var/x"),
+        ("compact_backups", "mode", "synthetic_full", "everything"),
+        ("compact_backups", "up_to", None, 0),
         ("expire_backups", "keep_last", None, 0),
         ("expire_backups", "window", "30d", "a month"),
         ("expire_backups", "dry_run", False, "no"),

@@ -60,7 +60,7 @@ def resolved(conn_id):
 print(json.dumps({
     "kinds": {kind.__name__: outcome(failing(kind)) for kind in (
         errors.BadInput, errors.NotFound, errors.Refused, errors.Damaged, errors.BrokenChain,
-        errors.Retryable, errors.Busy, errors.StateUnknown, ZeroDivisionError)},
+        errors.AlreadyCovered, errors.Retryable, errors.Busy, errors.StateUnknown, ZeroDivisionError)},
     "stop": stop, "closed": closed,
     "found": resolved("good"), "missing": resolved("nowhere"), "odd": resolved("odd"),
 }))
@@ -77,6 +77,7 @@ def test_errors_stop_requests_and_connections(site: AirflowSite) -> None:
         assert answer["kinds"][permanent] == ["AirflowFailException", "a sentence.", True], permanent
     for passing in ("Retryable", "Busy", "StateUnknown"):
         assert answer["kinds"][passing] == ["AirflowException", "a sentence.", True], passing
+    assert answer["kinds"]["AlreadyCovered"] == ["AirflowSkipException", "a sentence.", True]
     assert answer["kinds"]["ZeroDivisionError"][0] == "ZeroDivisionError", "a fault of our own must show as one"
 
     assert answer["stop"][0] == "AirflowException"

@@ -73,9 +73,16 @@ def describe_task(task: Any) -> dict[str, Any]:
         "trigger_rule": task.trigger_rule.value,
         "retries": task.retries,
         "pool": task.pool,
+        "fields": templates(task),
         "links": [link.name for link in task.operator_extra_links],
         "map_index_template": getattr(task, "map_index_template", None),
     }
+
+
+def templates(task: Any) -> dict[str, Any]:
+    """The templated fields as they are written in the DAG; of a mapped task those that are the same for all."""
+    given = getattr(task, "partial_kwargs", None)
+    return {name: given.get(name) if given else getattr(task, name) for name in task.template_fields}
 
 
 if __name__ == "__main__":

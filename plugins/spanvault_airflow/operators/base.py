@@ -74,7 +74,7 @@ class SpanvaultOperator(BaseOperator):
         from spanvault.collection.plans import read_plan
         from spanvault.errors import NotFound
 
-        stored = read_plan(engine.storage(plan["into"]), plan["subdir"], plan["number"])
+        stored = read_plan(engine.storage(plan["into"]), plan["subdir"], plan["number"], plan["run_key"])
         if stored is None:
             raise NotFound(f"The plan of the backup {plan['subdir']} is no longer in {plan['into']}; trigger a new run.")
         return stored
@@ -106,3 +106,11 @@ def run_key(context: Context) -> str:
 def due(context: Context) -> datetime:
     """When the run was due (UTC): the end of its data interval, or the moment it was triggered; the same for every try."""
     return context["dag_run"].run_after.astimezone(UTC)
+
+
+def interval_end(context: Context) -> datetime | None:
+    """The end (UTC) of the interval that a scheduled or backfill run stands for; None for any other run, which means now
+    whatever interval Airflow writes on it."""
+    dag_run = context["dag_run"]
+    end = dag_run.data_interval_end
+    return end.astimezone(UTC) if end is not None and dag_run.run_type in ("scheduled", "backfill") else None

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from spanvault_airflow.operators.base import SpanvaultOperator, due, run_key
+from spanvault_airflow.operators.scheduled import plan_for_schedule
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from spanvault.model.manifest import Plan
     from spanvault.model.request import BackupRequest
     from spanvault.model.span import Batch
     from spanvault.restore.plan import LoadBatch
@@ -33,17 +35,34 @@ def batch_handles(batches: Iterable[Batch | LoadBatch]) -> list[BatchHandle]:
 
 
 class PlanHandle(TypedDict):
-    """What the tasks after the plan are told: where it stands."""
+    """What the tasks after the plan are told: where it stands and whose it is. `kind` is `full` or `incremental`."""
 
     into: str
     subdir: str
     number: int
+    run_key: str
+    kind: str
+
+
+def plan_handle(into: str, plan: Plan) -> PlanHandle:
+    """The handle of a stored plan."""
+    return PlanHandle(into=into, subdir=plan.subdir, number=plan.number, run_key=plan.run_key, kind=plan.kind)
+
+
+class LayerHandle(TypedDict):
+    """What the tasks after the commit are told: the layers `first` to `number` of the chain `subdir` are new."""
+
+    subdir: str
+    first: int
+    number: int
 
 
 class PlanBackupOperator(SpanvaultOperator):
-    """Plan a backup: protect the source's history, choose spans and batches, and store PLAN.json.
+    """Plan a backup: protect the source's history, choose spans and batches, and store the plan.
 
-    A second try, or a re-run of a finished run, finds the run's own plan and changes nothing.
+    A second try, or a re-run of a finished run, finds the run's own plan and changes nothing. With `append` the run adds
+    to a chain: up to the end of its data interval, or up to now if it was triggered by hand. It is skipped, with all
+    tasks after it, when that is covered already; it takes a full where the collection has no chain to add to.
 
     Returns the batches (index and label) for mapping `SpanExportOperator`; pushes the plan's place under the key `plan`.
 
@@ -54,9 +73,11 @@ class PlanBackupOperator(SpanvaultOperator):
     :param scope: what to back up: ``cluster``, ``database``, ``schema`` or ``table``
     :param names: the databases, schemas or tables, one per element or line; empty for a cluster
     :param options: BackupOptions by name, for example ``{"fingerprint": True, "rate_limit": 50_000_000}``
+    :param append: the chain to add to: ``LATEST`` or a path; empty for a full backup
+    :param full_every: with `append`: how old the newest full may be before a run takes a new one, ``7d``, or ``none``
     """
 
-    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options")
+    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options", "append", "full_every")
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 
@@ -68,6 +89,8 @@ class PlanBackupOperator(SpanvaultOperator):
         scope: str = "cluster",
         names: Sequence[str] | str = (),
         options: Mapping[str, Any] | None = None,
+        append: str = "",
+        full_every: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -76,15 +99,22 @@ class PlanBackupOperator(SpanvaultOperator):
         self.scope = scope
         self.names = names
         self.options = dict(options or {})
+        self.append = append
+        self.full_every = full_every
 
     def step(self, context: Context) -> list[BatchHandle]:
         """Plan, or find this run's plan."""
         from spanvault.engine.steps import plan_backup
 
-        request = self.request()
-        plan = plan_backup(self.engine(), self.cluster_named(self.cluster), request, run_key=run_key(context), due=due(context))
-        self.log.info("Backup %s: %s batches into %s", plan.subdir, len(plan.batches), request.into)
-        context["ti"].xcom_push("plan", PlanHandle(into=request.into, subdir=plan.subdir, number=plan.number))
+        engine, cluster, request = self.engine(), self.cluster_named(self.cluster), self.request()
+        if request.append is None:
+            plan = plan_backup(engine, cluster, request, run_key=run_key(context), due=due(context))
+        else:
+            plan = plan_for_schedule(context, engine, cluster, request, self.full_every)
+        self.log.info(
+            "%s backup %s, layer %s: %s batches into %s", plan.kind, plan.subdir, plan.number, len(plan.batches), request.into
+        )
+        context["ti"].xcom_push("plan", plan_handle(request.into, plan))
         return batch_handles(plan.batches)
 
     def request(self) -> BackupRequest:
@@ -94,4 +124,6 @@ class PlanBackupOperator(SpanvaultOperator):
 
         into = self.collection_uri(self.into)
         options = self.options_of(BackupOptions, self.options)
-        return BackupRequest(target=target_of(self.scope, self.names), into=into, options=options)
+        if options.incremental_location is not None:
+            self.collection_uri(options.incremental_location)
+        return BackupRequest(target=target_of(self.scope, self.names), append=self.append or None, into=into, options=options)

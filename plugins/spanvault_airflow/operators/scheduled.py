@@ -1,0 +1,52 @@
+"""Planning a layer for a schedule: which intervals the run has to cover follows from the DAG's own timetable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from spanvault_airflow.intervals import MOST_ENDS, interval_ends
+from spanvault_airflow.operators.base import due, interval_end, run_key
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from spanvault.config.clusters import Cluster
+    from spanvault.engine.context import Context as EngineContext
+    from spanvault.model.manifest import Plan
+    from spanvault.model.request import BackupRequest
+
+
+def plan_for_schedule(context: Context, engine: EngineContext, cluster: Cluster, request: BackupRequest, full_every: str) -> Plan:
+    """The plan of this DAG run: its own of an earlier try, a full where the collection asks for one, else an incremental
+    up to the end of the run's interval, with a layer for each earlier interval that nobody covered.
+
+    `full_every` is a duration, or `none`. Raises AlreadyCovered, with the sentence that says by what, when there is
+    nothing left to do; BadInput for a bad duration; what `spanvault.engine.schedule.plan_scheduled` raises.
+    """
+    from spanvault.engine.schedule import plan_scheduled
+
+    def missed(after: datetime, upto: datetime) -> Sequence[datetime]:
+        ends = interval_ends(context["dag"].timetable, after, upto)
+        if len(ends) == MOST_ENDS:
+            engine.progress.note(f"Over {MOST_ENDS} intervals were missed; those before {ends[0].isoformat()} share one layer.")
+        return ends
+
+    return plan_scheduled(
+        engine,
+        cluster,
+        request,
+        run_key=run_key(context),
+        due=due(context),
+        interval_end=interval_end(context),
+        missed=missed,
+        full_every=full_interval(full_every),
+    )
+
+
+def full_interval(text: str) -> timedelta | None:
+    """After how long a new full is due; None for `none` or nothing. Raises BadInput."""
+    from spanvault.model.units import parse_duration
+
+    return None if text in {"", "none", "None"} else parse_duration(text)
