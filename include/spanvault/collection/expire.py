@@ -11,7 +11,7 @@ from spanvault.collection.identity import read_collection
 from spanvault.collection.index import entry_of
 from spanvault.collection.layout import index_key, manifest_key, plan_key
 from spanvault.collection.lookup import complete_subdirs
-from spanvault.collection.manifests import layer_numbers
+from spanvault.collection.manifests import chain_names
 from spanvault.collection.retention import Decision, Policy, chains_of, decide
 from spanvault.errors import Permanent
 from spanvault.model.base import Value
@@ -47,7 +47,7 @@ def delete_chain(storage: Storage, subdir: str) -> None:
     """Delete a complete chain: first the plan, so that its run cannot be continued; then the index entries; then the
     full's manifest, with which the chain stops being one; then the rest, which is garbage from here on (`sweep` removes
     it if this is interrupted)."""
-    numbers = layer_numbers(storage, subdir)
+    numbers = chain_names(storage, subdir).originals
     storage.delete(plan_key(subdir))
     for number in numbers:
         storage.delete(index_key(subdir, number))
@@ -60,7 +60,7 @@ def _layers(storage: Storage, problems: list[str]) -> Iterator[IndexEntry]:
     """The entries of all layers of the chains that can be read, from their manifests."""
     for subdir in complete_subdirs(storage):
         try:
-            loaded = [load_manifest_bytes(storage, subdir, number) for number in layer_numbers(storage, subdir)]
+            loaded = [load_manifest_bytes(storage, subdir, number) for number in chain_names(storage, subdir).originals]
         except Permanent as error:
             problems.append(str(error))
             continue

@@ -10,19 +10,24 @@ from spanvault.collection.documents import parse_document
 from spanvault.collection.identity import read_collection
 from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, manifest_key
 from spanvault.collection.lookup import complete_subdirs, is_complete
-from spanvault.collection.manifests import committed_numbers, parse_manifest
+from spanvault.collection.manifests import any_names, parse_manifest
 from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import AlreadyExists, Damaged, NotFound, Refused
 from spanvault.model.base import Value
-from spanvault.model.manifest import IndexEntry, Manifest
+from spanvault.model.manifest import IndexedTable, IndexEntry, Manifest
+from spanvault.model.request import BackupRequest
+from spanvault.statement.render import render
 from spanvault.storage.base import Storage
+
+# An entry stays small whatever the cluster holds: a page of it is enough for people.
+MOST_TABLES = 1000
 
 
 def list_chains(storage: Storage) -> Iterator[str]:
     """The paths of all complete chains, newest first. What the index names costs no request of its own; a folder that
     it does not name is asked for its manifest, so a lost or lagging index hides nothing."""
     layers = (indexed_layer(info.key) for info in storage.list(INDEX_PREFIX))
-    indexed = {layer[0] for layer in layers if layer is not None and layer[1] == 0}
+    indexed = {subdir for subdir, first, number in filter(None, layers) if first == number == 0}
     return (subdir for subdir in chain_subdirs(storage) if subdir in indexed or is_complete(storage, subdir))
 
 
@@ -43,9 +48,15 @@ def entry_of(manifest: Manifest, manifest_sha256: str) -> IndexEntry:
     return IndexEntry(
         kind=manifest.kind,
         number=manifest.number,
+        first=manifest.first,
         subdir=manifest.subdir,
+        revision_history=manifest.revision_history,
         start=manifest.start,
         end=manifest.end,
+        captured=manifest.captured,
+        run_key=manifest.run_key,
+        target=_target_text(manifest),
+        tables=_tables(manifest),
         planned_at=manifest.planned_at,
         committed_at=manifest.committed_at,
         manifest_sha256=manifest_sha256,
@@ -53,15 +64,33 @@ def entry_of(manifest: Manifest, manifest_sha256: str) -> IndexEntry:
     )
 
 
+def _target_text(manifest: Manifest) -> str:
+    """What was backed up, as a statement names it: `CLUSTER`, `DATABASE shop`."""
+    statement = render(BackupRequest(target=manifest.request.target, into=""))
+    return statement.removeprefix("BACKUP ").removesuffix("INTO ''").strip() or "CLUSTER"
+
+
+def _tables(manifest: Manifest) -> tuple[IndexedTable, ...]:
+    """The layer's tables by name, of more than `MOST_TABLES` the largest."""
+    tables = [
+        IndexedTable(name=f"{entry.database.name}.{shape.qualified}", rows=table.rows, bytes=shape.bytes)
+        for entry in manifest.databases
+        for table in entry.tables
+        if (shape := entry.database.table(table.oid)) is not None
+    ]
+    largest = sorted(tables, key=lambda table: (-table.bytes, table.name))[:MOST_TABLES]
+    return tuple(sorted(largest, key=lambda table: table.name))
+
+
 def write_entry(storage: Storage, entry: IndexEntry) -> None:
     """Write a layer's entry if it is not there; an existing one stays."""
     with contextlib.suppress(AlreadyExists):
-        storage.put(index_key(entry.subdir, entry.number), entry.to_json(), create_only=True)
+        storage.put(index_key(entry.subdir, entry.number, entry.first), entry.to_json(), create_only=True)
 
 
-def read_entry(storage: Storage, subdir: str, number: int) -> IndexEntry | None:
+def read_entry(storage: Storage, subdir: str, number: int, first: int | None = None) -> IndexEntry | None:
     """A layer's entry; None when there is none, or none that can be read: the manifest then stands for itself."""
-    key = index_key(subdir, number)
+    key = index_key(subdir, number, first)
     try:
         return _parse(storage.get(key), key)
     except (NotFound, Damaged):
@@ -88,15 +117,15 @@ def rebuild(storage: Storage) -> RebuildCounts:
     before = {info.key for info in storage.list(INDEX_PREFIX)}  # before the walk: what is committed meanwhile stays
     kept = written = 0
     differing, problems, known = [], [], set()
-    for subdir, number in _committed_layers(storage):
-        key = index_key(subdir, number)
+    for subdir, first, number in _committed_layers(storage):
+        key = index_key(subdir, number, first)
         known.add(key)
         try:
-            entry = true_entry(storage, subdir, number)
+            entry = true_entry(storage, subdir, number, first)
         except (Damaged, Refused) as error:
             problems.append(str(error))
             continue
-        indexed = read_entry(storage, subdir, number)
+        indexed = read_entry(storage, subdir, number, first)
         if indexed is None:
             storage.put(key, entry.to_json())
             written += 1
@@ -111,20 +140,20 @@ def rebuild(storage: Storage) -> RebuildCounts:
     )
 
 
-def _committed_layers(storage: Storage) -> Iterator[tuple[str, int]]:
+def _committed_layers(storage: Storage) -> Iterator[tuple[str, int, int]]:
     for subdir in complete_subdirs(storage):
-        for number in committed_numbers(storage, subdir):
-            yield subdir, number
+        for first, number in any_names(storage, subdir).manifests:
+            yield subdir, first, number
 
 
-def true_entry(storage: Storage, subdir: str, number: int) -> IndexEntry:
+def true_entry(storage: Storage, subdir: str, number: int, first: int | None = None) -> IndexEntry:
     """The entry that the stored manifest asks for. Raises NotFound, Damaged, Refused."""
-    data = storage.get(manifest_key(subdir, number))
-    return entry_of(parse_manifest(data, subdir, number), hashlib.sha256(data).hexdigest())
+    data = storage.get(manifest_key(subdir, number, first))
+    return entry_of(parse_manifest(data, subdir, number, first), hashlib.sha256(data).hexdigest())
 
 
 def _parse(data: bytes, key: str) -> IndexEntry:
     entry = parse_document(IndexEntry, data, f"The index entry {key}")
-    if index_key(entry.subdir, entry.number) != key:
+    if index_key(entry.subdir, entry.number, entry.first) != key:
         raise Damaged(f"The index entry {key} is that of another backup: it was copied or renamed.")
     return entry

@@ -21,17 +21,21 @@ COLLECTION_KEY = "COLLECTION.json"
 README_KEY = "README.txt"
 INDEX_PREFIX = "metadata/index/"
 
-PathKind = Literal["plan", "manifest", "receipt", "seal", "files", "commits", "dump", "data"]
+PathKind = Literal["plan", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "data"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HUNDREDTH = timedelta(milliseconds=10)
 _MAX_TIME = 10**14 - 1  # 14 digits of hundredths reach beyond the year 5138
 _MAX_NUMBER = 10**6 - 1
-_MANIFEST = re.compile(r"chain/(\d{6})\.json")
-_INDEX_KEY = re.compile(rf"{INDEX_PREFIX}\d{{14}}-\d{{6}}_(\d{{4}})(\d{{2}})(\d{{2}}-\d{{6}}\.\d{{2}})_(\d{{6}})\.json")
+_MANIFEST = re.compile(r"chain/(?:(\d{6})-)?(\d{6})\.json")
+_MARKER = re.compile(r"chain/(\d{6})\.invalid\.json")
+_INDEX_KEY = re.compile(
+    rf"{INDEX_PREFIX}\d{{14}}-\d{{6}}_(\d{{4}})(\d{{2}})(\d{{2}}-\d{{6}}\.\d{{2}})_(?:(\d{{6}})-)?(\d{{6}})\.json"
+)
 _KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
     ("plan", re.compile(r"PLAN\.json|\d{6}/PLAN-[0-9a-f]{8}\.json")),
     ("manifest", _MANIFEST),
+    ("marker", _MARKER),
     ("receipt", re.compile(r"\d{6}/progress/[^/]+\.json")),
     ("seal", re.compile(r"\d{6}/seal-[0-9a-f]{8}\.json")),
     ("files", re.compile(r"\d{6}/files-[0-9a-f]{8}\.parquet")),
@@ -65,19 +69,42 @@ def plan_key(subdir: str, number: int = 0, run_key: str = "") -> str:
     return f"{layer_folder(subdir, number)}PLAN-{hashlib.sha256(run_key.encode()).hexdigest()[:8]}.json"
 
 
-def manifest_path(number: int = 0) -> str:
-    """The path of a layer's manifest."""
-    return f"chain/{number:06d}.json"
+def _name_of(number: int, first: int | None) -> str:
+    """`000003`, or of a layer that stands for several `000001-000003`."""
+    return f"{number:06d}" if first is None or first == number else f"{first:06d}-{number:06d}"
 
 
-def manifest_key(subdir: str, number: int = 0) -> str:
+def manifest_path(number: int = 0, first: int | None = None) -> str:
+    """The path of a layer's manifest; `first` is the first layer that a compacted one stands for."""
+    return f"chain/{_name_of(number, first)}.json"
+
+
+def manifest_key(subdir: str, number: int = 0, first: int | None = None) -> str:
     """The manifest of a layer, whose creation is the commit."""
-    return f"{subdir}/{manifest_path(number)}"
+    return f"{subdir}/{manifest_path(number, first)}"
 
 
-def manifest_number(path: str) -> int | None:
-    """The layer that the manifest at `path` (relative to the chain) is of, None for any other path."""
+def manifest_numbers(path: str) -> tuple[int, int] | None:
+    """(first, number) of the layer whose manifest is at `path` (relative to the chain); both are the same unless the
+    layer is compacted. None for any other path."""
     match = _MANIFEST.fullmatch(path)
+    if match is None:
+        return None
+    number = int(match[2])
+    if match[1] is None:
+        return number, number
+    first = int(match[1])
+    return (first, number) if first < number else None
+
+
+def marker_key(subdir: str, number: int) -> str:
+    """The object that says that a layer failed its validation."""
+    return f"{subdir}/chain/{number:06d}.invalid.json"
+
+
+def marked_number(path: str) -> int | None:
+    """The layer that the marker at `path` (relative to the chain) calls invalid, None for any other path."""
+    match = _MARKER.fullmatch(path)
     return int(match[1]) if match else None
 
 
@@ -121,20 +148,22 @@ def seal_path(number: int) -> str:
     return f"{layer_path(number)}seal-{secrets.token_hex(4)}.json"
 
 
-def index_key(subdir: str, number: int) -> str:
-    """The index entry of a layer. Ascending key order is newest chain first, then newest layer first."""
+def index_key(subdir: str, number: int, first: int | None = None) -> str:
+    """The index entry of a layer. Ascending key order is newest chain first, then newest layer first; a compacted layer
+    stands beside the last one that it was made of."""
     hundredths = (time_of_subdir(subdir) - _EPOCH) // _HUNDREDTH
-    name = subdir.replace("/", "")
-    return f"{INDEX_PREFIX}{_MAX_TIME - hundredths:014d}-{_MAX_NUMBER - number:06d}_{name}_{number:06d}.json"
+    name = f"{subdir.replace('/', '')}_{_name_of(number, first)}"
+    return f"{INDEX_PREFIX}{_MAX_TIME - hundredths:014d}-{_MAX_NUMBER - number:06d}_{name}.json"
 
 
-def indexed_layer(key: str) -> tuple[str, int] | None:
-    """The layer (subdir, number) that an index entry's key names, None for any other key."""
+def indexed_layer(key: str) -> tuple[str, int, int] | None:
+    """The layer (subdir, first, number) that an index entry's key names, None for any other key."""
     match = _INDEX_KEY.fullmatch(key)
     if match is None:
         return None
-    subdir, number = f"{match[1]}/{match[2]}/{match[3]}", int(match[4])
-    return (subdir, number) if index_key(subdir, number) == key else None
+    subdir, number = f"{match[1]}/{match[2]}/{match[3]}", int(match[5])
+    first = number if match[4] is None else int(match[4])
+    return (subdir, first, number) if first <= number and index_key(subdir, number, first) == key else None
 
 
 def path_kind(path: str) -> PathKind | None:

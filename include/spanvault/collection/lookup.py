@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from spanvault.collection.identity import read_collection
 from spanvault.collection.layout import manifest_key, plan_key
+from spanvault.collection.manifests import is_marked
 from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import NotFound
 from spanvault.model.cut import time_of_subdir
@@ -15,7 +16,8 @@ LATEST = "LATEST"
 
 
 def find_subdir(storage: Storage, subdir: str) -> str:
-    """The path of the complete chain that `subdir` names; LATEST is the one planned last.
+    """The path of the complete chain that `subdir` names; LATEST is the one planned last
+    whose full backup is not marked invalid.
 
     Folders are walked newest first until one has a manifest, so neither a lost index nor failed runs mislead it.
     Raises NotFound when there is no such collection or complete backup, BadInput for a text that is no path.
@@ -33,8 +35,8 @@ def find_subdir(storage: Storage, subdir: str) -> str:
 
 
 def latest(storage: Storage) -> str:
-    """The newest complete chain's path. Raises NotFound."""
-    found = next(complete_subdirs(storage), None)
+    """The path of the newest complete chain whose full backup is not marked invalid. Raises NotFound."""
+    found = next((subdir for subdir in complete_subdirs(storage) if not is_marked(storage, subdir, 0)), None)
     if found is None:
         raise NotFound(f"{storage.display_uri} does not contain a completed latest backup.")
     return found

@@ -17,7 +17,7 @@ from spanvault.collection.files import objects_of
 from spanvault.collection.identity import read_collection
 from spanvault.collection.layout import layer_folder, manifest_key, path_kind, plan_key
 from spanvault.collection.lookup import is_complete
-from spanvault.collection.manifests import layer_numbers
+from spanvault.collection.manifests import chain_names
 from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import BadInput, Permanent
 from spanvault.model.base import Value
@@ -90,7 +90,7 @@ def _of_chain(storage: Storage, subdir: str, horizon: float) -> Iterator[Garbage
     if not is_complete(storage, subdir):
         yield from _of_uncommitted(storage, subdir, 0, horizon)
         return
-    committed = layer_numbers(storage, subdir)
+    committed = chain_names(storage, subdir).originals
     for number in committed:
         yield from _of_committed(storage, load_manifest(storage, subdir, number), horizon)
     for folder in storage.list_folders(f"{subdir}/"):

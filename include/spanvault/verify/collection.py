@@ -52,5 +52,5 @@ def _check_index(storage: Storage, findings: Findings) -> None:
         layer = indexed_layer(info.key)
         if layer is None:
             findings.note(f"{info.key} is no index entry.")
-        elif storage.head(manifest_key(*layer)) is None:
-            findings.fail(f"The index remembers layer {layer[1]} of {layer[0]}, and its manifest is missing.")
+        elif storage.head(manifest_key(layer[0], layer[2], layer[1])) is None:
+            findings.fail(f"The index remembers layer {layer[2]} of {layer[0]}, and its manifest is missing.")
