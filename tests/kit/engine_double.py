@@ -51,7 +51,17 @@ class EngineDouble:
         return call
 
 
-MAINTENANCE = ("collection_check", "rebuild_index", "sweep", "protection_list", "protection_release", "preflight", "uninstall")
+MAINTENANCE = (
+    "collection_check",
+    "rebuild_index",
+    "sweep",
+    "restorable",
+    "compact_backups",
+    "protection_list",
+    "protection_release",
+    "preflight",
+    "uninstall",
+)
 
 
 def install(double: EngineDouble, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,34 +4,53 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import stat
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import typer
 
 from spanvault import __version__
 from spanvault.cli.collection import Level
-from spanvault.cli.main import run
-from spanvault.errors import AlreadyExists, BadInput, BrokenChain, Busy, Damaged, NotFound, Refused, Retryable, StateUnknown
-from spanvault.model.request import BackupRequest, RestoreRequest, ShowBackupsRequest
+from spanvault.cli.hints import HINTS
+from spanvault.cli.main import app, run
+from spanvault.errors import (
+    AlreadyCovered,
+    AlreadyExists,
+    BadInput,
+    BrokenChain,
+    Busy,
+    Damaged,
+    NotFound,
+    Refused,
+    Retryable,
+    StateUnknown,
+)
+from spanvault.model.cut import Lsn
+from spanvault.model.request import BackupRequest, RestoreOptions, RestoreRequest, ShowBackupsRequest
 from spanvault.model.target import DatabaseTarget
 from spanvault.verify.result import BACKUP_LEVELS
 from tests.kit.engine_double import EngineDouble
 
 Captured = pytest.CaptureFixture[str]
 SHOW = ["sql", "SHOW BACKUPS IN 'file:///b'"]
+APPEND = ["sql", "--cluster", "shop", "BACKUP DATABASE shop INTO LATEST IN 'file:///b' AS OF SYSTEM TIME '2026-11-22'"]
 BACKUP = ["sql", "--cluster", "shop", "BACKUP DATABASE shop INTO 'file:///b'"]
 RESTORE = ["sql", "--cluster", "shop", "RESTORE DATABASE shop FROM LATEST IN 'file:///b'"]
 COMMANDS = [
     SHOW,
     BACKUP,
+    APPEND,
     RESTORE,
     ["collection", "check", "file:///b"],
     ["collection", "rebuild-index", "file:///b"],
     ["collection", "sweep", "file:///b"],
+    ["collection", "windows", "file:///b"],
+    ["collection", "compact", "file:///b"],
     ["protection", "list", "--cluster", "shop"],
     ["protection", "release", "--cluster", "shop", "slot_1"],
     ["cluster", "preflight", "--cluster", "shop"],
@@ -62,6 +81,7 @@ def test_a_result_is_on_standard_output_and_all_else_on_standard_error(
         (Refused("It would lose data."), 1),
         (Damaged("A file is damaged."), 1),
         (BrokenChain("Take a full backup."), 1),
+        (AlreadyCovered("Layer 3 holds that time."), 1),
         (StateUnknown("Look first."), 1),
     ],
     ids=lambda value: type(value).__name__,
@@ -106,7 +126,10 @@ def test_an_unexpected_error_without_room_for_a_traceback(
         (RESTORE, "What was restored stays; run the same statement again and it continues from there."),
         ([*BACKUP, "--dry-run"], "Nothing was changed."),
         (SHOW, "Nothing was changed."),
+        (APPEND, "What is on storage stays; run the same statement again and it continues from there."),
         (["collection", "check", "file:///b"], "Nothing was changed."),
+        (["collection", "windows", "file:///b"], "Nothing was changed."),
+        (["collection", "compact", "file:///b"], "The chain's layers are as they were; run it again to begin anew."),
         (["collection", "sweep", "file:///b"], "Nothing was changed."),
         (["collection", "sweep", "file:///b", "--delete"], "Part of the garbage is removed; run it again for the rest."),
     ],
@@ -122,7 +145,16 @@ def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["backup"], "No such command 'backup'"),
+        (["colection"], "No such command 'colection'. Did you mean 'collection'"),
+        (["collection", "windows"], "Missing argument 'URI'"),
+        (["collection", "compact"], "Missing argument 'URI'"),
+        (["collection", "compact", "file:///b", "yesterday"], "'yesterday' is not a backup's path; write it as SHOW BACKUPS"),
+        (["collection", "compact", "file:///b", "--from", "two"], "Invalid value for '--from'"),
+        (["collection", "compact", "file:///b", "--to", "-1"], "Invalid value for '--to'"),
+        (["collection", "compact", "file:///b", "--from", "3", "--to", "3"], "--to 3 must be greater than the first layer, 3"),
+        (["collection", "compact", "file:///b", "--to", "1"], "--to 1 must be greater than the first layer, 1"),
+        (["collection", "compact", "file:///b", "--full", "--to", "0"], "--to 0 must be greater than the first layer, 0"),
+        (["collection", "compact", "file:///b", "--full", "--from", "2"], "--from says 2; give one of them"),
         (["sql"], "Missing argument 'STATEMENT'"),
         (["sql", "--fromat", "json", "x"], "No such option"),
         ([*SHOW, "--format", "xml"], "Invalid value for '--format'"),
@@ -139,6 +171,11 @@ def test_ctrl_c_ends_with_a_sentence_that_says_how_to_go_on(
         (["cluster", "uninstall", "--cluster", "shop"], "give --yes"),
         (["sql", "SHOW BACKUPS IN"], "Line 1, column 16: expected a string in single quotes, found the end of the statement"),
         (["sql", "--cluster", "shop", "BACKUP INTO 'file:///b' WITH detached"], "trigger the DAG full_backup in Airflow"),
+        (["sql", "BACKUP INTO LATEST IN 'file:///b' WITH detached"], "trigger the DAG incremental_backup in Airflow"),
+        (["sql", "RESTORE FROM LATEST IN 'file:///b' WITH detached"], "trigger the DAG restore in Airflow"),
+        (["sql", "BACKUP INTO LATEST IN 'file:///b'"], "BACKUP needs a cluster: give --cluster NAME or --url"),
+        (["sql", "BACKUP INTO 'file:///b' AS OF SYSTEM TIME '-1m'"], "Line 1, column 25: A full backup reads the present"),
+        (["sql", "RESTORE FROM LATEST IN 'x' AS OF SYSTEM TIME '2999-01-01'"], "Line 1, column 46: 2999-01-01 00:00:00"),
     ],
 )
 def test_bad_input_is_exit_code_2_before_anything_is_done(
@@ -153,12 +190,54 @@ def test_bad_input_is_exit_code_2_before_anything_is_done(
     assert engine.calls == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word", "right"),
+    [
+        (["backup", "INTO", "x"], "backup", "spanvault sql \"BACKUP ... INTO 'uri'\""),
+        (["BACKUP"], "backup", "spanvault sql \"BACKUP ... INTO 'uri'\""),
+        (["BACKUP INTO 's3://b?AWS_SECRET_ACCESS_KEY=hunter2'"], "backup", "spanvault sql \"BACKUP ... INTO 'uri'\""),
+        (["incremental"], "incremental", "spanvault sql \"BACKUP ... INTO LATEST IN 'uri'\""),
+        (["restore", "--url", "postgresql://me:hunter2@h/d"], "restore", "spanvault sql \"RESTORE ... FROM LATEST IN 'uri'\""),
+        (["show"], "show", "spanvault sql \"SHOW BACKUPS IN 'uri'\""),
+        (["compact", "file:///b"], "compact", "spanvault collection compact 'uri'"),
+        (["preflight"], "preflight", "spanvault cluster preflight --cluster NAME"),
+        (["release", "slot"], "release", "spanvault protection release SLOT --cluster NAME"),
+    ],
+    ids=lambda value: value[0][:12] if isinstance(value, list) else "",
+)
+def test_a_command_that_stands_elsewhere_is_answered_with_the_right_form(
+    arguments: list[str], word: str, right: str, engine: EngineDouble, capsys: Captured
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"Error: No such command {word!r}; did you mean: {right}\n"
+    assert (captured.out, engine.calls) == ("", [])
+
+
+@pytest.mark.parametrize("hint", HINTS.values())
+def test_every_hint_names_a_command_that_there_is(hint: str, engine: EngineDouble, capsys: Captured) -> None:
+    _, *words = shlex.split(hint)
+    group = typer.main.get_command(app)
+    while hasattr(group, "commands") and words:
+        group = group.commands[words.pop(0)]
+    assert not hasattr(group, "commands")
+
+
 def test_a_statement_becomes_a_request(engine: EngineDouble) -> None:
     assert run([*BACKUP, "--dry-run"]) == 0
     ((name, (request,), options),) = engine.calls
     assert name == "execute"
     assert request == BackupRequest(target=DatabaseTarget(names=("shop",)), into="file:///b")
     assert options == {"cluster": engine.cluster("shop"), "dry_run": True}
+
+
+def test_an_incremental_backup_and_a_restore_at_a_log_position_become_requests(engine: EngineDouble) -> None:
+    assert run(APPEND) == 0
+    assert run(["sql", "--cluster", "shop", "RESTORE FROM LATEST IN 'file:///b' AS OF SYSTEM TIME '0/10' WITH strict"]) == 0
+    (_, (backup,), _), (_, (restore,), _) = engine.calls
+    midnight = datetime(2026, 11, 22, tzinfo=UTC)
+    assert backup == BackupRequest(target=DatabaseTarget(names=("shop",)), append="LATEST", into="file:///b", as_of=midnight)
+    assert restore == RestoreRequest(collection="file:///b", as_of=Lsn(16), options=RestoreOptions(strict=True))
 
 
 def test_every_level_can_be_asked_for() -> None:
@@ -193,6 +272,12 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
     assert run(["collection", "rebuild-index", "file:///b"]) == 0
     assert run(["collection", "sweep", "file:///b", "--delete", "--older-than", "2d"]) == 0
     assert run(["collection", "sweep", "file:///b"]) == 0
+    assert run(["collection", "windows", "file:///b"]) == 0
+    assert run(["collection", "compact", "file:///b"]) == 0
+    assert run(["collection", "compact", "file:///b", "/2026/11/22-143000.00", "--from", "2", "--to", "4"]) == 0
+    assert run(["collection", "compact", "file:///b", "latest", "--full", "--to", "4"]) == 0
+    assert run(["collection", "compact", "file:///b", "--from", "0"]) == 0
+    assert run(["collection", "compact", "file:///b", "--full", "--from", "0"]) == 0
     assert run(["protection", "list", "--cluster", "shop"]) == 0
     assert run(["protection", "release", "spanvault_1_shop", "--cluster", "shop"]) == 0
     assert run(["cluster", "preflight", "--cluster", "shop"]) == 0
@@ -204,6 +289,12 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
         ("rebuild_index", ("file:///b",), {}),
         ("sweep", ("file:///b",), {"dry_run": False, "older_than": timedelta(days=2)}),
         ("sweep", ("file:///b",), {"dry_run": True, "older_than": timedelta(hours=24)}),
+        ("restorable", ("file:///b",), {}),
+        ("compact_backups", ("file:///b", "LATEST"), {"first": 1, "number": None}),
+        ("compact_backups", ("file:///b", "2026/11/22-143000.00"), {"first": 2, "number": 4}),
+        ("compact_backups", ("file:///b", "LATEST"), {"first": 0, "number": 4}),
+        ("compact_backups", ("file:///b", "LATEST"), {"first": 0, "number": None}),
+        ("compact_backups", ("file:///b", "LATEST"), {"first": 0, "number": None}),
         ("protection_list", (shop,), {}),
         ("protection_release", (shop, "spanvault_1_shop"), {}),
         ("preflight", (shop,), {}),
@@ -231,7 +322,8 @@ def test_help_and_statements_are_read_without_loading_the_engine() -> None:
     heavy = ("pyarrow", "duckdb", "boto3", "psycopg", "asyncpg", "airflow", "spanvault.engine.execute", "spanvault.storage")
     script = f"""
 import sys
-from spanvault.cli.main import run
+from spanvault.cli.hints import HINTS
+from spanvault.cli.main import app, run
 assert run(["--help"]) == 0
 assert run(["sql", "SHOW"]) == 2
 loaded = [name for name in {heavy!r} if name in sys.modules]
