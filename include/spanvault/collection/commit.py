@@ -5,29 +5,34 @@ from __future__ import annotations
 import hashlib
 import logging
 
+from spanvault.collection.files import objects_of, own_objects
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import entry_of, write_entry
-from spanvault.collection.layout import manifest_key, plan_key
-from spanvault.collection.manifests import check_owner, parse_manifest
+from spanvault.collection.layout import manifest_key, object_key, plan_key
+from spanvault.collection.manifests import any_names, check_owner, parse_manifest
+from spanvault.collection.markers import read_marker
 from spanvault.collection.plans import read_plan
 from spanvault.collection.readme import write_readme
-from spanvault.errors import AlreadyExists, NotFound, Refused, SpanvaultError
-from spanvault.model.manifest import Manifest
+from spanvault.errors import AlreadyExists, BrokenChain, NotFound, Refused, SpanvaultError
+from spanvault.model.manifest import Manifest, Plan
 from spanvault.storage.base import Storage
 
 _log = logging.getLogger(__name__)
 
 
-def commit(storage: Storage, manifest: Manifest) -> Manifest:
+def commit(storage: Storage, manifest: Manifest, *, plan: Plan | None = None) -> Manifest:
     """Make the layer part of its chain; everything that the manifest names must be on storage already.
 
-    Returns the manifest that counts: an earlier one of the same run, if there is one. Index entry and README follow
-    and may fail without harm: they are written again by the next commit or `rebuild`.
+    `plan` is the run's plan where it is not of this very layer: of a run that adds several layers, or brings an older
+    chain up to its new full. A compacted layer has no plan. Returns the manifest that counts: an earlier one of the same
+    run, if there is one. Index entry and README follow and may fail without harm: they are written again by the next
+    commit or `rebuild`.
 
-    Raises Refused when another run has this layer, when the layer's plan is gone or another run's (its data may have
-    been swept), or when the manifest is not for this collection.
+    Raises Refused when another run has this layer, when the run's plan is gone or another's or something that the
+    manifest names is gone (it may have been swept), or when the manifest is not for this collection; BrokenChain unless
+    the layer goes on exactly where the one before it ends, or when the chain was marked invalid.
     """
-    counts, data = _existing(storage, manifest) or _create(storage, manifest)
+    counts, data = _existing(storage, manifest) or _create(storage, manifest, plan)
     try:
         write_entry(storage, entry_of(counts, hashlib.sha256(data).hexdigest()))
         write_readme(storage, counts)
@@ -36,18 +41,13 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
     return counts
 
 
-def _create(storage: Storage, manifest: Manifest) -> tuple[Manifest, bytes]:
+def _create(storage: Storage, manifest: Manifest, plan: Plan | None) -> tuple[Manifest, bytes]:
     check_owner(manifest, read_collection(storage))
-    plan = read_plan(storage, manifest.subdir, manifest.number)
-    if plan is None or plan.run_key != manifest.run_key:
-        state = "is gone" if plan is None else f"is that of the run {plan.run_key}"
-        raise Refused(
-            f"The backup {manifest.subdir} is not committed: its plan {plan_key(manifest.subdir, manifest.number)} {state},"
-            " so its files may have been swept away; take a new backup."
-        )
+    _check_place(storage, manifest)
+    _check_run(storage, manifest, plan)
     data = manifest.to_json()
     try:
-        storage.put(manifest_key(manifest.subdir, manifest.number), data, create_only=True)
+        storage.put(manifest_key(manifest.subdir, manifest.number, manifest.first), data, create_only=True)
     except AlreadyExists:
         winner = _existing(storage, manifest)
         if winner is None:
@@ -56,13 +56,79 @@ def _create(storage: Storage, manifest: Manifest) -> tuple[Manifest, bytes]:
     return manifest, data
 
 
+def _check_place(storage: Storage, manifest: Manifest) -> None:
+    """Raises BrokenChain unless the layer continues its chain."""
+    names = any_names(storage, manifest.subdir)
+    what = f"Layer {manifest.number} of the backup {manifest.subdir} is not committed"
+    if names.marked and names.marked[0] <= manifest.number:
+        marker = read_marker(storage, manifest.subdir, names.marked[0])
+        raise BrokenChain(f"{what}: layer {marker.number} was marked invalid ({marker.reason}); take a new full backup.")
+    if manifest.compacted:
+        last = _stored(storage, manifest.subdir, manifest.number, what)[0]
+        if manifest.end != last.end:
+            raise BrokenChain(f"{what} as a compacted one: it ends at {manifest.end}, and the layer there at {last.end}.")
+    if manifest.first == 0:
+        return
+    parent, digest = _stored(storage, manifest.subdir, manifest.first - 1, what)
+    key = manifest_key(manifest.subdir, parent.number)
+    if manifest.parent_sha256 != digest:
+        raise BrokenChain(
+            f"{what}: it was built upon a manifest with the SHA-256 {manifest.parent_sha256}, and {key} has {digest};"
+            " take a new full backup."
+        )
+    if manifest.start.lsn != parent.end.lsn:
+        raise BrokenChain(
+            f"{what}: it begins at {manifest.start.lsn}, and {key} ends at {parent.end.lsn}, so history would be missing;"
+            " take a new full backup."
+        )
+
+
+def _stored(storage: Storage, subdir: str, number: int, what: str) -> tuple[Manifest, str]:
+    try:
+        data = storage.get(manifest_key(subdir, number))
+    except NotFound:
+        raise BrokenChain(f"{what}: {manifest_key(subdir, number)} is not there any more; take a new full backup.") from None
+    return parse_manifest(data, subdir, number), hashlib.sha256(data).hexdigest()
+
+
+def _check_run(storage: Storage, manifest: Manifest, given: Plan | None) -> None:
+    """Raises Refused when the run was ended behind its back. While a plan is there, nobody sweeps the folder of its own
+    layer; in any other folder what was written long ago may have gone."""
+    subdir, number = (given.subdir, given.number) if given is not None else (manifest.subdir, manifest.number)
+    if not manifest.compacted:
+        plan = read_plan(storage, subdir, number, manifest.run_key)
+        if plan is None or plan.run_key != manifest.run_key:
+            state = "is gone" if plan is None else f"is that of the run {plan.run_key}"
+            raise Refused(
+                f"The backup {manifest.subdir} is not committed: its plan {plan_key(subdir, number, manifest.run_key)} {state},"
+                " so its files may have been swept away; take a new backup."
+            )
+    if manifest.compacted or (subdir, number) != (manifest.subdir, manifest.number):
+        _require_objects(storage, manifest)
+
+
+def _require_objects(storage: Storage, manifest: Manifest) -> None:
+    """Raises Refused when something is missing. Data files at an incremental location are not looked at."""
+    there: dict[str, set[str]] = {}
+    wanted = own_objects(manifest) if manifest.location is not None else objects_of(storage, manifest)
+    for reference in wanted:
+        folder = reference.path.partition("/")[0]
+        if folder not in there:
+            there[folder] = {info.key for info in storage.list(f"{manifest.subdir}/{folder}/")}
+        if object_key(manifest.subdir, reference.path) not in there[folder]:
+            raise Refused(
+                f"Layer {manifest.number} of the backup {manifest.subdir} is not committed: {reference.path} is gone, it may"
+                " have been swept away; run it again."
+            )
+
+
 def _existing(storage: Storage, manifest: Manifest) -> tuple[Manifest, bytes] | None:
     """The committed manifest of this layer, if it is the same run's."""
     try:
-        data = storage.get(manifest_key(manifest.subdir, manifest.number))
+        data = storage.get(manifest_key(manifest.subdir, manifest.number, manifest.first))
     except NotFound:
         return None
-    existing = parse_manifest(data, manifest.subdir, manifest.number)
+    existing = parse_manifest(data, manifest.subdir, manifest.number, manifest.first)
     if existing.run_key != manifest.run_key:
         raise Refused(
             f"A backup already exists in {manifest.subdir} (layer {manifest.number}): the run {existing.run_key} committed it"

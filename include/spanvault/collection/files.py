@@ -75,8 +75,10 @@ def verified_object(storage: Storage, subdir: str, reference: ObjectReference) -
 
 
 def own_objects(manifest: Manifest) -> list[ObjectReference]:
-    """The objects that the manifest itself names, ascending by path: file list and dumps."""
+    """The objects that the manifest itself names, ascending by path: file list, dumps and lists of transactions. They are
+    in the collection, wherever the data files are."""
     own = [manifest.files, *(database.schema_dump for database in manifest.databases)]
+    own += [database.commits for database in manifest.databases if database.commits is not None]
     if manifest.globals_dump is not None:
         own.append(manifest.globals_dump)
     return sorted(own, key=lambda reference: reference.path)
