@@ -41,6 +41,11 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 PARALLEL_TASKS = 4
 """Mapped tasks of one run that work at a time: each holds one connection to the cluster."""
 
+_RESTORE_OPTIONS = (
+    "new_db_name", "into_db", "schema_only", "verify_backup_table_data", "verify_fingerprint", "grants", "strict",
+    "skip_unrestorable_tables", "incremental_location",
+)  # fmt: skip
+
 
 def collection_uri(name: str) -> str:
     """The collection `name` below SPANVAULT_COLLECTION_BASE. Raises BadInput."""
@@ -175,7 +180,7 @@ def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) 
         max_active_runs=4,
     )
     target = {"cluster": "{{ params.cluster }}"}
-    options = ("new_db_name", "into_db", "schema_only", "verify_backup_table_data", "verify_fingerprint", "grants")
+    options = {name: f"{{{{ params.{name} }}}}" for name in _RESTORE_OPTIONS}
     with dag:
         plan = PlanRestoreOperator(
             task_id="plan",
@@ -184,7 +189,8 @@ def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) 
             subdir="{{ params.subdir }}",
             scope="{{ params.scope }}",
             names="{{ params.names | join('\n') }}",
-            options={**{name: f"{{{{ params.{name} }}}}" for name in options}, "workers": PARALLEL_TASKS},
+            as_of="{{ params.as_of }}",
+            options={**options, "workers": PARALLEL_TASKS},
             doc_md="Resolves the backup, checks that nothing on the target would be overwritten, and decides on load units.",
         )
         handle = _pushed(plan, "plan")

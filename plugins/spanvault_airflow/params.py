@@ -152,6 +152,24 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -
     return {
         "collection": collection(into, "Where the backup is."),
         "subdir": _subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "as_of": Param(
+            None,
+            type=["null", "string"],
+            title="As of",
+            description_md=(
+                "The time to restore to: `2026-11-22 10:00:00+00`, `-10m` (before the run began) or a log position; empty for "
+                "the newest. `spanvault collection restorable` lists what can be had."
+            ),
+            section=_WHERE,
+        ),
+        "incremental_location": Param(
+            None,
+            type=["null", "string"],
+            pattern=SAFE_URI,
+            title="Incremental location",
+            description="Where the data files of the incremental layers are now, if they were moved.",
+            section=_WHERE,
+        ),
         "cluster": cluster(
             default_cluster, known_clusters, "Target cluster", "Where to restore to; nothing there is overwritten."
         ),
@@ -189,6 +207,20 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -
         ),
         "grants": Param(
             False, type="boolean", title="Grants", description="Give same-named roles the privileges they had.", section=_HOW
+        ),
+        "strict": Param(
+            False,
+            type="boolean",
+            title="Strict",
+            description="Refuse to take anything from another moment than the one asked for, such as sequences.",
+            section=_HOW,
+        ),
+        "skip_unrestorable_tables": Param(
+            False,
+            type="boolean",
+            title="Skip unrestorable tables",
+            description="Leave out the tables that the backup has no rows of at that time, instead of refusing.",
+            section=_HOW,
         ),
     }
 

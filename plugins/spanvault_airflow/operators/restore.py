@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from spanvault_airflow.operators.base import SpanvaultOperator
+from spanvault_airflow.operators.base import SpanvaultOperator, due
 from spanvault_airflow.operators.plan import NO_BATCH, BatchHandle, batch_handles
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RestoreHandle(TypedDict):
-    """What the tasks after the plan are told: the request as JSON, its backup fixed to a path."""
+    """What the tasks after the plan are told: the request as JSON, its backup fixed to a path, its time to a moment."""
 
     request: str
 
@@ -32,10 +33,11 @@ class PlanRestoreOperator(SpanvaultOperator):
     :param subdir: the backup's path in the collection, or ``LATEST``
     :param scope: what to restore: ``cluster``, ``database``, ``schema`` or ``table``
     :param names: the databases, schemas or tables, one per element or line; empty for a cluster
+    :param as_of: the time to restore to: with a zone, as ``-10m`` before the run began, or a log position; empty for the newest
     :param options: RestoreOptions by name, for example ``{"new_db_name": "shop_restored"}``
     """
 
-    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "options")
+    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "as_of", "options")
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 
@@ -47,6 +49,7 @@ class PlanRestoreOperator(SpanvaultOperator):
         subdir: str = "LATEST",
         scope: str = "cluster",
         names: Sequence[str] | str = (),
+        as_of: str | None = None,
         options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -56,25 +59,33 @@ class PlanRestoreOperator(SpanvaultOperator):
         self.subdir = subdir
         self.scope = scope
         self.names = names
+        self.as_of = as_of
         self.options = dict(options or {})
 
     def step(self, context: Context) -> list[BatchHandle]:
         """Plan; the backup that LATEST means is fixed here for all tasks and tries after it."""
         from spanvault.engine.restore_steps import plan_restore
 
-        plan = plan_restore(self.engine(), self.cluster_named(self.cluster), self.request())
+        plan = plan_restore(self.engine(), self.cluster_named(self.cluster), self.request(due(context)))
         context["ti"].xcom_push("plan", RestoreHandle(request=plan.request.model_dump_json()))
         return batch_handles(plan.batches)
 
-    def request(self) -> RestoreRequest:
-        """The request that the rendered fields describe. Raises BadInput."""
+    def request(self, began: datetime) -> RestoreRequest:
+        """The request that the rendered fields describe, times before now counted from `began`. Raises BadInput."""
         from spanvault.model.request import RestoreOptions, RestoreRequest
+        from spanvault_airflow.moments import moment_of
         from spanvault_airflow.targets import target_of
 
-        collection = self.collection_uri(self.collection)
         options = self.options_of(RestoreOptions, self.options)
-        target = target_of(self.scope, self.names)
-        return RestoreRequest(target=target, subdir=self.subdir, collection=collection, options=options)
+        if options.incremental_location is not None:
+            self.collection_uri(options.incremental_location)
+        return RestoreRequest(
+            target=target_of(self.scope, self.names),
+            subdir=self.subdir,
+            collection=self.collection_uri(self.collection),
+            as_of=moment_of(self.as_of, began),
+            options=options,
+        )
 
 
 class _RestoreStepOperator(SpanvaultOperator):
