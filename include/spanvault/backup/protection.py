@@ -11,7 +11,8 @@ import psycopg
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.protect import Owner, advance, mark, release
-from spanvault.model.manifest import Manifest, Plan
+from spanvault.database.postgres.server import Connection
+from spanvault.model.manifest import Manifest, Plan, Protection
 from spanvault.model.request import BackupRequest
 from spanvault.model.units import parse_duration
 
@@ -20,10 +21,11 @@ _log = logging.getLogger(__name__)
 RUN_PROTECTION = timedelta(hours=4)  # how long a run that shows no sign of life keeps the source's log
 
 
-def protection_length(request: BackupRequest) -> timedelta:
-    """How long the source keeps its log after a sign of life: at least as long as a run may be silent."""
+def protection_length(request: BackupRequest, at_least: timedelta = timedelta(0)) -> timedelta:
+    """How long the source keeps its log after a sign of life: as the request asks, and at least as long as a run may be
+    silent and as `at_least` says."""
     asked = request.options.protection
-    return RUN_PROTECTION if asked == "none" else max(RUN_PROTECTION, parse_duration(asked))
+    return max(RUN_PROTECTION, at_least, timedelta(0) if asked == "none" else parse_duration(asked))
 
 
 def renew(cluster: Cluster, plan: Plan, clock: Callable[[], datetime]) -> None:
@@ -31,15 +33,28 @@ def renew(cluster: Cluster, plan: Plan, clock: Callable[[], datetime]) -> None:
 
     Several workers may do it at once; one of them is enough.
     """
-    expires_at = clock() + protection_length(plan.request)
-    owner = Owner(collection_id=plan.collection_id, collection=plan.request.into, expires_at=expires_at)
+    owner = _owner(plan, clock(), protection_length(plan.request))
     for planned in plan.databases:
         with connect(cluster.primary, planned.database.name, purpose="protection") as connection:
-            try:
-                mark(connection, planned.protection.publication, owner)
-            except (psycopg.InternalError, psycopg.ProgrammingError) as error:
-                # Another worker marks it at this moment; or it is gone, which the seal will say in its own words.
-                _log.debug("The protection of %s was not renewed: %s", planned.database.name, error)
+            _mark(connection, planned.protection, owner)
+
+
+def _owner(run: Plan | Manifest, now: datetime, length: timedelta) -> Owner:
+    return Owner(
+        collection_id=run.collection_id,
+        collection=run.request.into,
+        expires_at=now + length,
+        run_key=run.run_key,
+        seen_at=now,
+    )
+
+
+def _mark(connection: Connection, protection: Protection, owner: Owner) -> None:
+    try:
+        mark(connection, protection.publication, owner)
+    except (psycopg.InternalError, psycopg.ProgrammingError) as error:
+        # Another worker marks it at this moment; or it is gone, which the next reader of the log says in its own words.
+        _log.debug("The protection of %s was not renewed: %s", protection.database, error)
 
 
 def give_up(cluster: Cluster, plan: Plan) -> None:
@@ -49,20 +64,22 @@ def give_up(cluster: Cluster, plan: Plan) -> None:
             release(connection, planned.protection.slot, planned.protection.publication)
 
 
-def move_on(cluster: Cluster, manifest: Manifest, clock: Callable[[], datetime]) -> None:
-    """After the commit: move every slot to the layer's end, or give the protection up if the backup asked for that.
+def move_on(cluster: Cluster, manifest: Manifest, clock: Callable[[], datetime], *, at_least: timedelta = timedelta(0)) -> None:
+    """After the commit: move every slot to the layer's end, also over an empty window, and put the protection's end off;
+    or give the protection up if the backup asked for that. `at_least`: how long to keep it, at the least, for the next
+    run of a schedule.
 
-    Idempotent; a slot is never moved backwards.
+    Idempotent; a slot is never moved backwards. A crash before this leaves a slot that lags, which the next layer's run
+    moves on. A protection that is gone by now is no error here: this layer stands.
     """
     keep = manifest.request.options.protection != "none"
-    expires_at = clock() + protection_length(manifest.request)
-    owner = Owner(collection_id=manifest.collection_id, collection=manifest.request.into, expires_at=expires_at)
+    owner = _owner(manifest, clock(), protection_length(manifest.request, at_least))
     for entry in manifest.databases:
         protection = entry.protection
         with connect(cluster.primary, protection.database, purpose="protection") as connection:
             if not keep:
                 release(connection, protection.slot, protection.publication)
-                continue
-            # A run that is repeated long after its protection ended finds nothing to move.
-            if advance(connection, protection.slot, manifest.end.lsn):
-                mark(connection, protection.publication, owner)
+            elif advance(connection, protection.slot, manifest.end.lsn):
+                _mark(connection, protection, owner)
+            else:
+                _log.warning("The slot %s holds no log any more: the chain ends at %s.", protection.slot, manifest.end)

@@ -51,6 +51,14 @@ class Settings(BaseSettings):
         le=86400,
         description="Seconds a backup waits for transactions that are open on the source before it gives up and names them.",
     )
+    wal_limit: ByteSize = Field(
+        default=ByteSize(10 << 30),
+        ge=0,
+        description=(
+            "Bytes of log (such as 10GiB) that one protection may keep on a source's disk. One that keeps more is released by "
+            "the next run or `spanvault protection list`: its chain ends, and the next backup is a full one. 0: no limit."
+        ),
+    )
     storage_connect_timeout: float = Field(default=10, gt=0, le=3600, description="Seconds until a connection must stand.")
     storage_read_timeout: float = Field(
         default=60, gt=0, le=3600, description="Seconds without a byte from the object store after which a call is given up."

@@ -1,0 +1,193 @@
+"""The publication of a collection in one database: which tables are in the change log, and whose it is.
+
+Tables are published by name with ONLY and only where `catalog` found that their changes can be told: publishing a table
+without usable identity would make the application's UPDATEs fail.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg import errors as pg_errors
+from psycopg import sql
+
+from spanvault.database.postgres.blockers import blockers
+from spanvault.database.postgres.catalog import read_tables
+from spanvault.database.postgres.server import Connection, scalar
+from spanvault.errors import BadInput, Busy, Refused
+from spanvault.model.base import Value
+from spanvault.model.cut import Lsn
+from spanvault.model.manifest import Protection, PublicationRow
+from spanvault.model.schema import Table
+
+_LOCK_TIMEOUT = "5s"
+
+# Row filters and column lists came with version 15; older servers have no such columns.
+_WHOLE = "(to_jsonb(r) ->> 'prqual') IS NULL AND (to_jsonb(r) ->> 'prattrs') IS NULL"
+
+
+class Owner(Value):
+    """Who holds a protection and until when (None: until it is released); kept as the publication's comment, so that any
+    session can see it. `run_key` is the run that gave the last sign of life, at `seen_at`."""
+
+    collection_id: str
+    collection: str
+    expires_at: datetime | None
+    run_key: str | None = None
+    seen_at: datetime | None = None
+
+
+def parse_owner(comment: str | None) -> Owner | None:
+    """The owner that a publication's comment names, or None if it is not in our form."""
+    try:
+        return Owner.model_validate(json.loads(comment or ""))
+    except ValueError:
+        return None
+
+
+def mark(connection: Connection, publication: str, owner: Owner) -> None:
+    """Write the owner and end of a protection, also as a sign of life.
+
+    An end that is later, written by another run of the same collection, stays: a single backup with a short protection
+    must not take the log away from a schedule.
+    """
+    present = parse_owner(
+        scalar(
+            connection,
+            "SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication WHERE pubname = %s",
+            (publication,),
+        )
+    )
+    if present is not None and present.collection_id == owner.collection_id:
+        owner = owner.model_copy(update={"expires_at": _later(present.expires_at, owner.expires_at)})
+    connection.execute(
+        sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.Identifier(publication), sql.Literal(owner.model_dump_json()))
+    )
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def exists(connection: Connection, publication: str) -> bool:
+    """Whether the connected database has the publication."""
+    return bool(scalar(connection, "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s", (publication,)))
+
+
+def create(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
+    """Create the publication with these tables; if another run is faster, they join it. Raises Busy, BadInput."""
+    options = sql.SQL("WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)")
+    listed = sql.SQL("FOR TABLE {}").format(_listed(tables)) if tables else sql.SQL("")
+    try:
+        _under_lock(connection, sql.SQL("CREATE PUBLICATION {} {} {}").format(sql.Identifier(publication), listed, options))
+    except pg_errors.DuplicateObject:
+        publish(connection, publication, tables)
+
+
+def publish(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
+    """Let these tables join the publication; those that are in it already, whole, stay as they are.
+
+    Tables that lost their identity leave it at once, whoever published them: they make the application's UPDATEs fail.
+    One that somebody published in part (a row filter, a column list) joins anew. Raises Busy, BadInput.
+    """
+    found = {
+        int(oid): bool(whole)
+        for oid, whole in connection.execute(
+            f"SELECT r.prrelid::int8, {_WHOLE} FROM pg_catalog.pg_publication_rel r"
+            " JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = %s",
+            (publication,),
+        )
+    }
+    present = read_tables(lambda text: connection.execute(text.encode()).fetchall(), found)
+    leaving = [table for table in present if not table.logged or not found[table.oid]]
+    leave(connection, publication, leaving)
+    stay = {table.oid for table in present} - {table.oid for table in leaving}
+    joining = [table for table in tables if table.oid not in stay]
+    if joining:
+        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), _listed(joining))
+        _under_lock(connection, statement)
+
+
+def leave(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
+    """Take these tables out of the publication; one that is not in it, or is dropped, is no error. Raises Busy, BadInput."""
+    for table in tables:
+        try:
+            _under_lock(
+                connection,
+                sql.SQL("ALTER PUBLICATION {} DROP TABLE {}").format(sql.Identifier(publication), _listed([table])),
+            )
+        except (pg_errors.UndefinedObject, pg_errors.UndefinedTable):
+            continue
+
+
+def _listed(tables: Sequence[Table]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(table.schema_name, table.name)) for table in tables)
+
+
+def _under_lock(connection: Connection, statement: sql.Composed, tries: int = 6) -> None:
+    """Run DDL with a short lock timeout, so that it never queues the application up behind itself."""
+    for left in reversed(range(tries)):
+        try:
+            with connection.transaction():
+                connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
+                connection.execute(statement)
+            return
+        except pg_errors.LockNotAvailable:
+            if not left:
+                raise Busy(
+                    "A table could not join or leave the publication because others hold a lock on it (VACUUM, ANALYZE,"
+                    f" CREATE INDEX CONCURRENTLY or DDL); open writers: {blockers(connection)}. Start the backup again later."
+                ) from None
+            time.sleep(1)
+        except pg_errors.InsufficientPrivilege as error:
+            raise BadInput(
+                f"The backup's role may not publish the tables: {error.diag.message_primary}. "
+                "Make it a member of every table's owner, or run as a superuser; "
+                "`spanvault cluster preflight` prints the exact GRANTs."
+            ) from None
+
+
+def read(connection: Connection, database: str, slot: str, publication: str, start: Lsn) -> Protection:
+    """The publication's identity as a manifest remembers it.
+
+    Raises Refused when it is missing or does not publish all four operations by leaf table.
+    """
+    row = connection.execute(
+        "SELECT p.oid::int8, p.xmin::text::int8 FROM pg_catalog.pg_publication p WHERE p.pubname = %s"
+        " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot AND NOT p.puballtables",
+        (publication,),
+    ).fetchone()
+    if row is None:
+        raise Refused(
+            f"The publication {publication!r} was altered by somebody: it must publish all four operations by leaf table. "
+            "Release the protection with `spanvault protection release` and take a new full backup."
+        )
+    rows = connection.execute(
+        "SELECT r.prrelid::int8, r.oid::int8, r.xmin::text::int8 FROM pg_catalog.pg_publication_rel r"
+        f" WHERE r.prpubid = %s AND {_WHOLE} ORDER BY 1",
+        (row[0],),
+    ).fetchall()
+    return Protection(
+        database=database,
+        slot=slot,
+        publication=publication,
+        publication_oid=row[0],
+        publication_xmin=row[1],
+        rows=tuple(PublicationRow(table_oid=entry[0], oid=entry[1], xmin=entry[2]) for entry in rows),
+        start=start,
+    )
+
+
+def changed_tables(connection: Connection, protection: Protection) -> set[int] | None:
+    """The tables whose place in the publication is not what `protection` remembers: their changes may be missing from
+    the log. None: the publication itself was changed or made anew, so every table's may be."""
+    try:
+        present = read(connection, protection.database, protection.slot, protection.publication, protection.start)
+    except Refused:
+        return None
+    if (present.publication_oid, present.publication_xmin) != (protection.publication_oid, protection.publication_xmin):
+        return None
+    return {row.table_oid for row in set(protection.rows) ^ set(present.rows)}
