@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic.fields import FieldInfo
 
+from spanvault.model.cut import Lsn
+from spanvault.model.request import BackupRequest, RestoreRequest
 from spanvault.model.units import format_bytes
 from spanvault.statement import refuse
 from spanvault.statement.options import BYTE_OPTIONS, FIELDS
@@ -15,6 +18,7 @@ from spanvault.statement.parse import parse
 from spanvault.statement.render import render
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "statements.md").read_text()
+LATER = datetime(2027, 1, 1, tzinfo=UTC)
 EXAMPLES = [
     statement.strip()
     for block in re.findall(r"^```sql\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
@@ -30,12 +34,12 @@ def section(heading: str) -> str:
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example_is_a_statement(example: str) -> None:
-    request = parse(example)
-    assert parse(render(request)) == request
+    request = parse(example, clock=lambda: LATER)
+    assert parse(render(request), clock=lambda: LATER) == request
 
 
 def test_every_statement_has_examples() -> None:
-    kinds = [parse(example).kind for example in EXAMPLES]
+    kinds = [parse(example, clock=lambda: LATER).kind for example in EXAMPLES]
     assert {kind: kinds.count(kind) >= 2 for kind in kinds} == dict.fromkeys(
         ("backup", "restore", "show_backup", "show_backups"), True
     )
@@ -68,3 +72,39 @@ def test_every_refused_option_is_documented() -> None:
     text = section("What CockroachDB has and this version has not").lower()
     names = {name for options in refuse.OPTIONS.values() for name in options}
     assert {name for name in names - {"strict", "strip_localities"} if name not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        ("INTO 'uri'", "BACKUP INTO 'file:///b'"),
+        ("INTO LATEST IN 'uri'", "BACKUP INTO LATEST IN 'file:///b'"),
+        ("INTO 'path' IN 'uri'", "BACKUP INTO '2026/11/22-143000.00' IN 'file:///b'"),
+    ],
+)
+def test_every_place_of_a_backup_is_told_and_shown(words: str, form: str) -> None:
+    assert f"`{words}`" in section("BACKUP")
+    shown = [parse(example, clock=lambda: LATER) for example in EXAMPLES]
+    meant = parse(form)
+    assert isinstance(meant, BackupRequest)
+    assert any(isinstance(request, BackupRequest) and request.append == meant.append for request in shown)
+
+
+def test_every_form_of_a_time_is_read_as_the_table_says() -> None:
+    table = section("How statements are written").partition("### Times\n")[2].partition("\n### ")[0]
+    times = [text for row in re.findall(r"^\| (`'.*?) \|", table, re.MULTILINE) for text in re.findall(r"`'(.*?)'`", row)]
+    read = []
+    for text in times:
+        request = parse(f"RESTORE FROM LATEST IN 'file:///b' AS OF SYSTEM TIME '{text}'", clock=lambda: LATER)
+        assert isinstance(request, RestoreRequest)
+        read.append(request.as_of)
+    half_past_two = datetime(2026, 11, 22, 14, 30, tzinfo=UTC)
+    assert read == [
+        half_past_two,
+        datetime(2026, 11, 22, tzinfo=UTC),
+        half_past_two,
+        half_past_two.replace(microsecond=123456),
+        LATER - timedelta(minutes=10),
+        LATER - timedelta(minutes=90),
+        Lsn(0x16_B374D848),
+    ]
