@@ -6,7 +6,14 @@ from spanvault.config.clusters import Cluster
 from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
-from spanvault.engine.restore_steps import abandon_restore, finish_restore, load_batch, plan_restore, restore_schema
+from spanvault.engine.restore_steps import (
+    abandon_restore,
+    finish_restore,
+    load_batch,
+    plan_begun,
+    plan_restore,
+    restore_schema,
+)
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.errors import SpanvaultError
 from spanvault.model.request import RestoreRequest
@@ -30,17 +37,24 @@ def run_restore(
         warm_up()
     plan = plan_restore(context, cluster, request)
     if dry_run:
-        return _result(plan, "planned")
+        context.progress.note(f"Would be restored as of {plan.cut}, from {_layers(plan)} of {plan.subdir}.")
+        return _result(plan, "planned", plan.rows)
     try:
         restore_schema(context, cluster, plan.request)
+        plan = plan_begun(context, cluster, plan)
         _load(context, cluster, plan, processes=processes)
-        finish_restore(context, cluster, plan.request)
+        rows = finish_restore(context, cluster, plan.request)
     except SpanvaultError:
         if request.options.on_failure == "clean":
             context.progress.note("The restore failed; what it made is removed.")
             abandon_restore(context, cluster, plan.request)
         raise
-    return _result(plan, "succeeded")
+    return _result(plan, "succeeded", plan.rows if rows is None else rows)
+
+
+def _layers(plan: RestorePlan) -> str:
+    names = [first if first == number else f"{first}-{number}" for first, number in (one.split("-") for one in plan.layers)]
+    return f"layer {names[0]}" if len(names) == 1 else f"layers {', '.join(names)}"
 
 
 def _load(context: Context, cluster: Cluster, plan: RestorePlan, *, processes: bool) -> None:
@@ -69,8 +83,8 @@ def _work(
     return load_batch(Context(settings=settings, connections=connections), cluster, request, index)
 
 
-def _result(plan: RestorePlan, status: str) -> Result:
+def _result(plan: RestorePlan, status: str, rows: int) -> Result:
     databases = ", ".join(database.target for database in plan.databases)
     tables = sum(len(database.tables) for database in plan.databases)
-    rows, bytes_ = (plan.rows, sum(batch.bytes for batch in plan.batches)) if plan.loads else (0, 0)
+    rows, bytes_ = (rows, sum(batch.bytes for batch in plan.batches)) if plan.loads else (0, 0)
     return Result(columns=RESTORE_COLUMNS, rows=((plan.subdir, status, databases, tables, rows, bytes_),))

@@ -1,31 +1,48 @@
 """The steps of a restore as plain calls. Each can run alone in any process, again after any failure, and beside itself.
 
-`plan_restore` fixes which backup LATEST means: give its plan's `request` to the other steps.
+`plan_restore` fixes which backup LATEST means and which cut a time: give its plan's `request` to the other steps.
 """
 
 from __future__ import annotations
 
-from spanvault.collection.chain import resolve
+from dataclasses import replace
+
+from spanvault.collection.chain import OpenLocation, Resolved, resolve
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
+from spanvault.model.cut import Lsn
 from spanvault.model.request import RestoreRequest
 from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.load import load_batch as load
 from spanvault.restore.plan import RestorePlan
+from spanvault.restore.resume import Begun, begun_cut, begun_restores, with_begun_layers
 from spanvault.restore.schema import restore_schema as make_schema
 from spanvault.restore.work import Work, planned_work
 from spanvault.statement.rules import check
 
 
+@translated("Planning the restore")
 def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> RestorePlan:
-    """What the restore will do. Reads the collection; writes nothing anywhere.
+    """What the restore will do; notes say what does not stand at its cut. Reads the collection, and in the target which
+    restores are unfinished; writes nothing anywhere.
 
-    Raises BadInput or NotFound with the reason why the backup cannot serve the request.
+    An unfinished restore of the same request is gone on with: at its own cut, also when newer layers were committed.
+    Raises BadInput, NotFound or Refused with the reason why the backup cannot serve the request.
     """
-    return _work(context, cluster, request).plan
+    plan = _work(context, cluster, request).plan
+    for note in plan.notes:
+        context.progress.note(note)
+    return plan
+
+
+@translated("Planning the restore")
+def plan_begun(context: Context, cluster: Cluster, plan: RestorePlan) -> RestorePlan:
+    """The plan of a restore whose schema is made: from the layers that the target remembers, should the chain have been
+    compacted since it was planned."""
+    return plan if plan.layers == ("0-0",) else _work(context, cluster, plan.request).plan
 
 
 @translated("Restoring the schema")
@@ -42,10 +59,12 @@ def load_batch(context: Context, cluster: Cluster, request: RestoreRequest, inde
 
 
 @translated("Finishing the restore")
-def finish_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> None:
-    """Indexes, constraints, sequences, materialized views, statistics, proof; then the restore is done."""
-    finish(_work(context, cluster, request))
+def finish_restore(context: Context, cluster: Cluster, request: RestoreRequest) -> int | None:
+    """Indexes, constraints, sequences, materialized views, statistics, proof; then the restore is done. How many rows came
+    in, or None where an earlier call has done it."""
+    rows = finish(_work(context, cluster, request))
     context.reached("restore.after_finish")
+    return rows
 
 
 @translated("Taking back the restore")
@@ -55,7 +74,46 @@ def abandon_restore(context: Context, cluster: Cluster, request: RestoreRequest)
 
 
 def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
+    """The restore; of a chain's later layers at the cut and from the layers that an unfinished one of the same request
+    reads."""
     check(request)
+    opened = _locations(context, request)
+    work = _planned(context, cluster, request, _pinned(context, request, opened))
+    if work.manifest.number == 0:
+        return work
+    begun = begun_restores(work)
+    cut = begun_cut(work, begun, opened) if request.as_of is None else None
+    if cut is not None:
+        older = request.model_copy(update={"subdir": work.plan.subdir, "as_of": cut.lsn})
+        work = _planned(context, cluster, request, _pinned(context, older, opened))
+        newer = f"An unfinished restore as of {cut} is gone on with; what was backed up later is left out."
+        work = replace(work, plan=work.plan.model_copy(update={"notes": (newer, *work.plan.notes)}))
+    return _from_begun_layers(context, cluster, request, work, begun)
+
+
+def _from_begun_layers(context: Context, cluster: Cluster, request: RestoreRequest, work: Work, begun: tuple[Begun, ...]) -> Work:
+    resolved = with_begun_layers(work.storage, work.resolved, work.plan, begun, _locations(context, request))
+    if resolved is work.resolved:
+        return work
+    again = _planned(context, cluster, request, resolved)
+    return replace(again, plan=again.plan.model_copy(update={"notes": work.plan.notes}))
+
+
+def _planned(context: Context, cluster: Cluster, request: RestoreRequest, resolved: Resolved) -> Work:
     storage = context.storage(request.collection)
-    manifest = resolve(storage, request.subdir, request.as_of)[-1]
-    return planned_work(storage, manifest, cluster, request, progress=context.progress, scratch=context.settings.scratch_dir)
+    return planned_work(storage, resolved, cluster, request, progress=context.progress, scratch=context.settings.scratch_dir)
+
+
+def _pinned(context: Context, request: RestoreRequest, opened: OpenLocation) -> Resolved:
+    """The cut that the request means, from the layers that its position alone gives: as every later step finds them."""
+    storage = context.storage(request.collection)
+    asked = resolve(storage, request.subdir, request.as_of, open_location=opened)
+    if isinstance(request.as_of, Lsn):
+        return asked
+    found = resolve(storage, asked.manifest.subdir, asked.cut.lsn, open_location=opened)
+    return replace(found, cut=asked.cut)
+
+
+def _locations(context: Context, request: RestoreRequest) -> OpenLocation:
+    """Opens incremental locations: the one that the request names in place of what a manifest remembers without secrets."""
+    return lambda uri: context.storage(request.options.incremental_location or uri)

@@ -18,26 +18,35 @@ from spanvault.database.postgres.target import (
     units_done,
 )
 from spanvault.errors import Refused
+from spanvault.model.sentences import few
+from spanvault.restore.origin import SHOWN, AtCut
 from spanvault.restore.plan import DatabaseRestore, table_of
 from spanvault.restore.schema import present_in
 from spanvault.restore.work import Work, local_archive
 
 
-def finish_restore(work: Work) -> None:
-    """Complete every database of the plan, then forget the restore. Harmless to repeat at any point, also when done.
+def finish_restore(work: Work) -> int | None:
+    """Complete every database of the plan, then forget the restore; how many rows came in, by all tries, or None where an
+    earlier call has forgotten that. Harmless to repeat at any point, also when done.
 
     Raises Refused when a unit is missing, Damaged when a fingerprint differs, Permanent when an index or constraint
     cannot be made.
     """
+    rows: int | None = 0
     for database in work.plan.databases:
         with work.connect(database.target) as connection, one_at_a_time(connection, work.plan.id):
             record = find_record(connection, work.plan.id)
             if record is not None and record.state != "finished":
                 _finish(work, database, connection, record)
+            if record is None or rows is None:
+                rows = None
+            else:
+                rows += sum(units_done(connection, work.plan.id).values())
     # Only when all are finished: an earlier end would make a repeated statement take a finished one for a stranger's.
     for database in work.plan.databases:
         with work.connect(database.target) as connection:
             forget(connection, work.plan.id)
+    return rows
 
 
 def _finish(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:
@@ -109,9 +118,19 @@ def _post_data(
 def _verify(work: Work, database: DatabaseRestore, connection: Connection) -> None:
     if not work.plan.request.options.verify_fingerprint:
         return
-    work.progress.step(f"fingerprints of {database.target}", total_units=len(database.tables))
-    wanted = set(database.tables)
-    for one in work.source(database.source).tables:
-        if one.oid in wanted and one.fingerprint is not None:
-            verify_rows(connection, table_of(work.manifest, database.source, one.oid), one.fingerprint)
+    at_cut = AtCut(work.resolved)
+    known = {oid: at_cut.fingerprint((database.source, oid)) for oid in database.tables}
+    work.progress.step(f"fingerprints of {database.target}", total_units=sum(one is not None for one in known.values()))
+    without: list[str] = []
+    for oid, fingerprint in known.items():
+        table = table_of(work.manifest, database.source, oid)
+        if fingerprint is None:
+            without.append(table.qualified)
+        else:
+            verify_rows(connection, table, fingerprint)
             work.progress.advance(units=1)
+    if without:
+        work.progress.note(
+            f"Not compared, because the backup has no fingerprint of their rows as of {work.plan.cut}:"
+            f" {few(sorted(without), SHOWN)}."
+        )

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import pyarrow as pa
 
-from spanvault.collection.files import read_files
 from spanvault.database.postgres.load import load_unit
 from spanvault.database.postgres.target import Connection, find_record
 from spanvault.errors import Damaged, Refused
+from spanvault.merge.history import TableHistory
 from spanvault.merge.table import TableState, Unit, units_of
 from spanvault.model.base import Value
-from spanvault.model.manifest import DataFile
 from spanvault.model.progress import Progress
-from spanvault.restore.plan import LoadUnit, table_of
+from spanvault.restore.origin import AtCut, TableKey
+from spanvault.restore.plan import LoadBatch, LoadUnit, table_of
+from spanvault.restore.sources import table_histories
 from spanvault.restore.work import Work, is_finished
-
-TableKey = tuple[str, int]
 
 
 class LoadSummary(Value):
@@ -37,19 +35,24 @@ def load_batch(work: Work, index: int) -> LoadSummary:
     """Load the units of a batch that are not in yet; with schema_only, read and check them all.
 
     Raises Damaged naming the object when stored bytes are not what was written, Refused when the restore is not under
-    way in its target.
+    way in its target, or another plan counted the batches.
     """
+    if index >= len(work.plan.batches):
+        raise Refused(
+            f"The restore of {work.plan.subdir} has no part {index + 1}: it was planned from other layers, which were compacted"
+            " meanwhile. Run the whole RESTORE statement."
+        )
     batch = work.plan.batches[index]
     if work.plan.loads and is_finished(work.records()):
         return LoadSummary(index=index, units=len(batch.units), skipped=len(batch.units), rows=0, bytes=0)
-    files = _files(work, {(unit.database, unit.table_oid) for unit in batch.units})
+    histories = _histories(work, batch)
     units = skipped = rows = loaded_bytes = 0
     with ExitStack() as stack:
         connections: dict[str, Connection] = {}
         for key, group in itertools.groupby(batch.units, key=lambda unit: (unit.database, unit.table_oid)):
             if work.plan.loads and key[0] not in connections:
                 connections[key[0]] = stack.enter_context(_connect(work, key[0]))
-            for unit, count in _load_table(work, key, list(group), files[key], connections.get(key[0])):
+            for unit, count in _load_table(work, list(group), histories[key], connections.get(key[0])):
                 units += 1
                 skipped += count is None
                 rows += count or 0
@@ -58,12 +61,10 @@ def load_batch(work: Work, index: int) -> LoadSummary:
     return LoadSummary(index=index, units=units, skipped=skipped, rows=rows, bytes=loaded_bytes)
 
 
-def _files(work: Work, wanted: set[TableKey]) -> dict[TableKey, list[DataFile]]:
-    by_table: defaultdict[TableKey, list[DataFile]] = defaultdict(list)
-    for file in read_files(work.storage, work.plan.subdir, work.manifest.files):
-        if (file.database, file.table_oid) in wanted:
-            by_table[file.database, file.table_oid].append(file)
-    return by_table
+def _histories(work: Work, batch: LoadBatch) -> Mapping[TableKey, TableHistory]:
+    wanted = {(unit.database, unit.table_oid) for unit in batch.units}
+    origins = AtCut(work.resolved).origins
+    return table_histories(work.storage, work.resolved, {key: origins[key] for key in wanted})
 
 
 def _connect(work: Work, source: str) -> Connection:
@@ -79,11 +80,11 @@ def _connect(work: Work, source: str) -> Connection:
 
 
 def _load_table(
-    work: Work, key: TableKey, wanted: Sequence[LoadUnit], files: Sequence[DataFile], connection: Connection | None
+    work: Work, wanted: Sequence[LoadUnit], history: TableHistory, connection: Connection | None
 ) -> Iterator[tuple[LoadUnit, int | None]]:
-    table = table_of(work.manifest, *key)
-    units = {unit.id: unit for unit in units_of(files)}
-    with TableState(work.storage, work.plan.subdir, table, files, work.scratch) as state:
+    table = table_of(work.manifest, wanted[0].database, wanted[0].table_oid)
+    units = {unit.id: unit for unit in units_of(history)}
+    with TableState(history, work.scratch) as state:
         for one in wanted:
             batches = _watched(state.batches(_unit(units, one, work)), work.progress)
             if connection is None:

@@ -1,6 +1,6 @@
-"""What a restore will do, and what it refuses. Pure: manifest, file list and schema archives in, plan out.
+"""What a restore will do, and what it refuses. Pure: manifests, tables' histories and schema archives in, plan out.
 
-The same collection, backup and request give the same plan in any process: steps hand each other nothing but names.
+The same layers, cut and request give the same plan in any process: steps hand each other nothing but names.
 """
 
 from __future__ import annotations
@@ -8,22 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from spanvault.collection.chain import Resolved
 from spanvault.database.postgres.archive import Entry
-from spanvault.errors import BadInput, NotFound
+from spanvault.errors import BadInput, NotFound, Refused
+from spanvault.merge.history import TableHistory
 from spanvault.merge.table import units_of
 from spanvault.model.base import Value
-from spanvault.model.cut import format_time
-from spanvault.model.manifest import DataFile, Manifest, ManifestDatabase
+from spanvault.model.cut import Cut, Lsn, format_time
+from spanvault.model.manifest import Manifest, ManifestDatabase
 from spanvault.model.request import RestoreRequest
 from spanvault.model.schema import Table
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
+from spanvault.restore.origin import SHOWN, AtCut, Missing, Origin, TableKey
 from spanvault.restore.selective import RELATIONS, Selection, select, select_all
 
 Archives = Callable[[str], Sequence[Entry]]
+Histories = Callable[[Mapping[TableKey, Origin]], Mapping[TableKey, TableHistory]]
 Chooser = Callable[[Entry], bool]
 
 MIN_BATCH_BYTES = 1 << 20
@@ -69,16 +72,19 @@ class DatabaseRestore(Value):
 
 
 class RestorePlan(Value):
-    """`id` names this restore in its target, `rows` are those at the cut. `request` has the backup's own path in place of
-    LATEST, and its end."""
+    """`id` names this restore in its target. `request` has the backup's own path in place of LATEST, and the cut's position
+    as its time. `layers` are those that are read, as `first-number`. `rows` are those that the last layer's manifest tells
+    (of its end, where the cut lies inside the layer). `notes` say what does not stand at the cut, and what is left out."""
 
     id: str
     subdir: str
-    number: int
+    cut: Cut
+    layers: tuple[str, ...]
     request: RestoreRequest
     databases: tuple[DatabaseRestore, ...]
     batches: tuple[LoadBatch, ...]
     rows: int
+    notes: tuple[str, ...] = ()
 
     @property
     def loads(self) -> bool:
@@ -92,28 +98,93 @@ class RestorePlan(Value):
 
 
 def make_plan(
-    manifest: Manifest, files: Iterable[DataFile], request: RestoreRequest, archives: Archives, connected_to: str
+    resolved: Resolved, histories: Histories, request: RestoreRequest, archives: Archives, connected_to: str
 ) -> RestorePlan:
-    """The plan. `archives` gives the entries of a database's schema archive (asked only for schemas and tables);
-    `connected_to` is the database that names without one mean.
+    """The plan. `histories` gives the histories of tables; `archives` gives the entries of a database's schema archive
+    (asked only for schemas and tables); `connected_to` is the database that names without one mean.
 
     `request` is one that statement.rules.check lets pass. Raises BadInput or NotFound with the reason why the backup cannot
-    serve it.
+    serve it, Refused when the cut cannot and neither strictness nor an option allows what it can give instead.
     """
-    pinned = request.model_copy(update={"subdir": manifest.subdir, "as_of": manifest.end.time})
-    databases = tuple(_databases(manifest, request, archives, connected_to))
-    options = request.options
+    manifest, at_cut, options = resolved.manifest, AtCut(resolved), request.options
+    pinned = request.model_copy(update={"subdir": manifest.subdir, "as_of": resolved.cut.lsn})
+    gone = tuple(_gone(at_cut, manifest, request, connected_to))
+    asked = tuple(_databases(manifest, request, archives, connected_to, gone))
+    databases = tuple(_restorable(at_cut, database) for database in asked)
     reads = not options.schema_only or options.verify_backup_table_data
-    units = tuple(_units(manifest, databases, files)) if reads else ()
+    missing = (*_missing(at_cut, asked), *gone) if reads else ()
+    notes = (*_left_out(resolved, missing, request), *_not_at_cut(resolved, at_cut, databases, request))
+    origins = {(one.source, oid): at_cut.origins[one.source, oid] for one in databases for oid in one.tables}
+    units = tuple(_units(histories(origins))) if reads else ()
     return RestorePlan(
-        id=_restore_id(manifest, pinned),
+        id=restore_id(manifest.collection_id, manifest.subdir, resolved.cut.lsn, pinned),
         subdir=manifest.subdir,
-        number=manifest.number,
+        cut=resolved.cut,
+        layers=layers_of(resolved),
         request=pinned,
         databases=databases,
         batches=_batches(manifest, units, options.workers),
-        rows=_rows(manifest, databases),
+        rows=sum(origin.entry.rows for origin in origins.values()),
+        notes=notes,
     )
+
+
+def layers_of(resolved: Resolved) -> tuple[str, ...]:
+    """The layers that are read, as `first-number`: units are the same only for the same layers."""
+    return tuple(f"{layer.manifest.first}-{layer.manifest.number}" for layer in resolved.layers)
+
+
+def _restorable(at_cut: AtCut, asked: DatabaseRestore) -> DatabaseRestore:
+    return asked.model_copy(update={"tables": tuple(oid for oid in asked.tables if (asked.source, oid) in at_cut.origins)})
+
+
+def _missing(at_cut: AtCut, asked: Sequence[DatabaseRestore]) -> Iterator[Missing]:
+    for database in asked:
+        keys = ((database.source, oid) for oid in database.tables)
+        yield from (at_cut.missing[key] for key in keys if key in at_cut.missing)
+
+
+def _gone(at_cut: AtCut, manifest: Manifest, request: RestoreRequest, connected_to: str) -> Iterator[Missing]:
+    """The tables that the request means and that the last layer has no more."""
+    target = request.target
+    for table in at_cut.gone:
+        if isinstance(target, ClusterTarget):
+            yield table
+        elif isinstance(target, DatabaseTarget):
+            if table.database in target.names:
+                yield table
+        elif any(
+            (_source(manifest, pattern.database, connected_to), pattern.schema_name) == (table.database, table.schema_name)
+            and pattern.name in {None, table.name}
+            for pattern in _patterns(target)
+        ):
+            yield table
+
+
+def _left_out(resolved: Resolved, missing: Sequence[Missing], request: RestoreRequest) -> Iterator[str]:
+    if not missing:
+        return
+    names = few(sorted(map(str, missing)), SHOWN)
+    if not request.options.skip_unrestorable_tables:
+        raise Refused(
+            f"The backup {resolved.manifest.subdir} has no rows as of {resolved.cut} of {names}. Restore to another time, or"
+            " leave these rows out with skip_unrestorable_tables."
+        )
+    yield f"Left out, because there are no rows as of {resolved.cut}: {names}."
+
+
+def _not_at_cut(
+    resolved: Resolved, at_cut: AtCut, databases: Sequence[DatabaseRestore], request: RestoreRequest
+) -> Iterator[str]:
+    tables = {database.source: database.tables for database in databases}
+    elsewhere = "; ".join(at_cut.elsewhere(tables, rows=not request.options.schema_only))
+    if elsewhere and request.options.strict:
+        raise Refused(
+            f"The backup {resolved.manifest.subdir} does not have everything as of {resolved.cut}, and strict takes nothing from"
+            f" elsewhere: {elsewhere}. Restore without strict, or to another time."
+        )
+    if elsewhere:
+        yield f"Not everything is as of {resolved.cut}: {elsewhere}."
 
 
 def selection(
@@ -125,7 +196,9 @@ def selection(
     return select(entries, _chooser(manifest, request.target, source, connected_to), grants=grants)
 
 
-def _databases(manifest: Manifest, request: RestoreRequest, archives: Archives, connected_to: str) -> Iterator[DatabaseRestore]:
+def _databases(
+    manifest: Manifest, request: RestoreRequest, archives: Archives, connected_to: str, gone: Sequence[Missing]
+) -> Iterator[DatabaseRestore]:
     target = request.target
     if isinstance(target, ClusterTarget):
         if not isinstance(manifest.request.target, ClusterTarget):
@@ -138,7 +211,7 @@ def _databases(manifest: Manifest, request: RestoreRequest, archives: Archives, 
         for name in target.names:
             yield _whole(_backed_up_whole(manifest, name), request.options.new_db_name or name)
     else:
-        yield from _partial(manifest, request, target, archives, connected_to)
+        yield from _partial(manifest, request, target, archives, connected_to, gone)
 
 
 def _whole(database: ManifestDatabase, target: str) -> DatabaseRestore:
@@ -160,9 +233,15 @@ def _backed_up_whole(manifest: Manifest, name: str) -> ManifestDatabase:
 
 
 def _partial(
-    manifest: Manifest, request: RestoreRequest, target: SchemaTarget | TableTarget, archives: Archives, connected_to: str
+    manifest: Manifest,
+    request: RestoreRequest,
+    target: SchemaTarget | TableTarget,
+    archives: Archives,
+    connected_to: str,
+    gone: Sequence[Missing],
 ) -> Iterator[DatabaseRestore]:
     patterns = _patterns(target)
+    refused = {(one.database, one.schema_name, one.name) for one in gone}  # by the sentence that names all such tables
     sources = list(dict.fromkeys(_source(manifest, pattern.database, connected_to) for pattern in patterns))
     if request.options.into_db is not None and len(sources) > 1:
         raise BadInput(f"into_db takes tables of one database, and {', '.join(sources)} are named; restore them one by one.")
@@ -171,7 +250,8 @@ def _partial(
         database = manifest.database(source)
         assert database is not None  # noqa: S101 - _source found it
         for pattern in patterns:
-            if _source(manifest, pattern.database, connected_to) == source:
+            own = _source(manifest, pattern.database, connected_to) == source
+            if own and (source, pattern.schema_name, pattern.name) not in refused:
                 _check_pattern(manifest, database, pattern, entries, whole_schema=isinstance(target, SchemaTarget))
         chosen = select(entries, _chooser(manifest, target, source, connected_to), grants=False).entries
         tables = tuple(_tables_with_rows(database, chosen, manifest.subdir))
@@ -233,16 +313,12 @@ def _tables_with_rows(database: ManifestDatabase, chosen: Iterable[Entry], subdi
             raise NotFound(f"The backup {subdir} does not hold the rows of {entry.display}; it was not among what was backed up.")
 
 
-def _units(manifest: Manifest, databases: Sequence[DatabaseRestore], files: Iterable[DataFile]) -> Iterator[LoadUnit]:
-    wanted = {(database.source, oid) for database in databases for oid in database.tables}
-    by_table: defaultdict[tuple[str, int], list[DataFile]] = defaultdict(list)
-    for file in files:
-        if (file.database, file.table_oid) in wanted:
-            by_table[file.database, file.table_oid].append(file)
+def _units(histories: Mapping[TableKey, TableHistory]) -> Iterator[LoadUnit]:
+    units = {key: units_of(history) for key, history in histories.items()}
     # The largest tables first: their last batches should not be what everybody waits for.
-    size = {key: sum(file.bytes for file in own) for key, own in by_table.items()}
-    for database, oid in sorted(by_table, key=lambda key: (-size[key], key)):
-        for unit in units_of(by_table[database, oid]):
+    size = {key: sum(unit.bytes for unit in own) for key, own in units.items()}
+    for database, oid in sorted(units, key=lambda key: (-size[key], key)):
+        for unit in units[database, oid]:
             yield LoadUnit(database=database, table_oid=oid, unit=unit.id, bytes=unit.bytes, rows=unit.rows)
 
 
@@ -269,11 +345,6 @@ def _batches(manifest: Manifest, units: Sequence[LoadUnit], workers: int) -> tup
     )
 
 
-def _rows(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> int:
-    wanted = {(database.source, oid) for database in databases for oid in database.tables}
-    return sum(table.rows for one in manifest.databases for table in one.tables if (one.database.name, table.oid) in wanted)
-
-
 def _label(manifest: Manifest, units: Sequence[LoadUnit]) -> str:
     names = list(dict.fromkeys(table_of(manifest, unit.database, unit.table_oid).qualified for unit in units))
     return few(names, 1)
@@ -288,12 +359,12 @@ def table_of(manifest: Manifest, database: str, oid: int) -> Table:
     return table
 
 
-def _restore_id(manifest: Manifest, pinned: RestoreRequest) -> str:
-    """Equal for what continues an unfinished restore: the same data of the same backup, to the same place. Where the
-    collection lies, and how hard to work, may differ."""
-    options = pinned.options
+def restore_id(collection_id: str, subdir: str, cut: Lsn, request: RestoreRequest) -> str:
+    """Equal for what continues an unfinished restore: the same cut of the same backup, to the same place. Where the
+    collection lies, which layers give the cut, and how hard to work, may differ."""
+    options = request.options
     what = [
-        manifest.collection_id, manifest.subdir, manifest.number, pinned.target.model_dump(mode="json"),
+        collection_id, subdir, str(cut), request.target.model_dump(mode="json"),
         options.new_db_name, options.into_db, options.schema_only, options.grants,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]

@@ -33,6 +33,7 @@ from spanvault.errors import AlreadyExists, NotFound, Refused
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget
 from spanvault.restore.plan import DatabaseRestore, selection
+from spanvault.restore.resume import remember_layers
 from spanvault.restore.selective import RELATIONS, Need, about_database, is_part
 from spanvault.restore.work import Work, is_finished, local_archive, local_object
 
@@ -158,12 +159,14 @@ def _begin(work: Work, database: DatabaseRestore, connection: Connection, entrie
         check_needs(chosen.needs, present, database.target)
     record = Record(
         id=work.plan.id,
-        source=f"{work.plan.subdir} ({database.source})",
+        source=f"{work.plan.subdir} as of {work.plan.cut} ({database.source})",
         made_database=made,
         entries=tuple(entry.id for entry in made_here),
         state="loading",
     )
-    remember(connection, record)
+    with connection.transaction():
+        remember(connection, record)
+        remember_layers(connection, work.plan)
     return record
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spanvault.collection.files import read_files
+from spanvault.collection.chain import Resolved
 from spanvault.collection.layout import object_key
 from spanvault.columnar.read import verified_file
 from spanvault.config.clusters import Cluster
@@ -19,19 +19,26 @@ from spanvault.model.manifest import Manifest, ManifestDatabase, ObjectReference
 from spanvault.model.progress import Progress, Silent
 from spanvault.model.request import RestoreRequest
 from spanvault.restore.plan import RestorePlan, make_plan
+from spanvault.restore.sources import table_histories
 from spanvault.storage.base import Storage
 
 
 @dataclass(frozen=True)
 class Work:
-    """One restore: from `storage`, by `plan`, into `cluster`. `scratch` is the folder for temporary files."""
+    """One restore: of the cut `resolved` of a chain in `storage`, by `plan`, into `cluster`. `scratch` is the folder for
+    temporary files."""
 
     cluster: Cluster
     storage: Storage
-    manifest: Manifest
+    resolved: Resolved
     plan: RestorePlan
     progress: Progress = field(default_factory=Silent)
     scratch: Path | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the last layer, which the schema comes from."""
+        return self.resolved.manifest
 
     @property
     def purpose(self) -> str:
@@ -74,20 +81,20 @@ def is_finished(records: Mapping[str, Record | None]) -> bool:
 
 
 def planned_work(
-    storage: Storage, manifest: Manifest, cluster: Cluster, request: RestoreRequest, *, progress: Progress, scratch: Path | None
+    storage: Storage, resolved: Resolved, cluster: Cluster, request: RestoreRequest, *, progress: Progress, scratch: Path | None
 ) -> Work:
-    """The restore that `request` asks of the backup with that manifest. Reads the collection; writes nothing.
+    """The restore that `request` asks of the resolved cut. Reads the collection; writes nothing.
 
     Raises what `make_plan` raises.
     """
     plan = make_plan(
-        manifest,
-        read_files(storage, manifest.subdir, manifest.files),
+        resolved,
+        lambda origins: table_histories(storage, resolved, origins),
         request,
-        lambda source: read_entries(storage, manifest, source, scratch),
+        lambda source: read_entries(storage, resolved.manifest, source, scratch),
         cluster.primary.database,
     )
-    return Work(cluster=cluster, storage=storage, manifest=manifest, plan=plan, progress=progress, scratch=scratch)
+    return Work(cluster=cluster, storage=storage, resolved=resolved, plan=plan, progress=progress, scratch=scratch)
 
 
 @contextmanager

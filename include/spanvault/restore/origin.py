@@ -1,0 +1,194 @@
+"""What a cut can give: where each table's rows come from, which tables it has no rows of, and what stands elsewhere.
+
+Pure: the manifests of a chain's layers in, decisions out. What the log carries is known at every cut of a layer. What is
+read (schema, sequences, tables whose changes the log does not tell, tables that joined the log later) is known at the
+position of its reading; it stands at the cut too if a reading at or before the cut and the next one behind it agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from spanvault.collection.chain import Resolved
+from spanvault.errors import Damaged
+from spanvault.model.cut import Cut, Lsn
+from spanvault.model.manifest import Manifest, ManifestDatabase, ManifestTable
+from spanvault.model.schema import Fingerprint, Table
+from spanvault.model.sentences import few
+
+TableKey = tuple[str, int]
+
+SHOWN = 5  # names in a sentence
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a table's rows come from. `entry` is what a layer's manifest says of them, `table` its shape there, and
+    `as_of` the position that the restored rows stand at; `number` is the layer's."""
+
+    table: Table
+    entry: ManifestTable
+    as_of: Lsn
+    number: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A table that the cut has no rows of; `why` completes `cannot be restored`, and says from or to where it can."""
+
+    database: str
+    schema_name: str
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.schema_name}.{self.name} ({self.why})"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A manifest, by table."""
+
+    manifest: Manifest
+
+    @cached_property
+    def tables(self) -> Mapping[TableKey, tuple[ManifestTable, Table]]:
+        found: dict[TableKey, tuple[ManifestTable, Table]] = {}
+        for database in self.manifest.databases:
+            shapes = {table.oid: table for table in database.database.tables}
+            for entry in database.tables:
+                if entry.oid not in shapes:
+                    raise Damaged(
+                        f"The manifest of layer {self.manifest.number} of the backup {self.manifest.subdir} does not describe the"
+                        f" table with OID {entry.oid} of database {database.database.name!r}."
+                    )
+                found[database.database.name, entry.oid] = (entry, shapes[entry.oid])
+        return found
+
+
+class AtCut:
+    """What a resolved cut gives. `origins` and `missing` are the tables of the last layer, by database and OID; `gone`
+    those that are in an earlier layer and not in the last one, so that nobody knows until when they were there."""
+
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        self._cut = resolved.cut.lsn
+        self._last = _Known(resolved.manifest)
+        self._witnesses = tuple(_witnesses(resolved))
+        self.origins: dict[TableKey, Origin] = {}
+        self.missing: dict[TableKey, Missing] = {}
+        for key, (entry, table) in self._last.tables.items():
+            found = self._read_whole(key, entry, table) if table.capture == "exact" else self._logged(key, entry, table)
+            if isinstance(found, Origin):
+                self.origins[key] = found
+            else:
+                self.missing[key] = found
+        self.gone = tuple(self._gone().values())
+
+    def fingerprint(self, key: TableKey) -> Fingerprint | None:
+        """PostgreSQL's fingerprint of exactly the rows that are restored, or None. A full backup keeps one from shortly
+        before its cut only of a table that did not change until then."""
+        origin, manifest = self.origins[key], self._resolved.manifest
+        found = origin.entry.fingerprint
+        full = manifest.kind == "full" and not manifest.compacted
+        if found is not None and (found.lsn == origin.as_of or (full and found.lsn < origin.as_of)):
+            return found
+        return None
+
+    def elsewhere(self, tables: Mapping[str, Collection[int]], *, rows: bool) -> tuple[str, ...]:
+        """Phrases for what does not stand at the cut, of the given tables (OIDs by database) and of their databases'
+        schemas and, with `rows`, sequences."""
+        return (*(self._tables_elsewhere(tables) if rows else ()), *self._read_elsewhere(tables, rows=rows))
+
+    def _read_whole(self, key: TableKey, entry: ManifestTable, table: Table) -> Origin | Missing:
+        """The newest reading at or before the cut; at a layer's end its own reading, wherever that stands."""
+        if self._shape_moved(key, table):
+            return self._changed(key, table)
+        for known in (self._last, *self._witnesses):
+            read, shape = known.tables.get(key, (None, table))
+            if read is not None and read.basis is not None and (read.as_of <= self._cut or not self._resolved.inner):
+                return Origin(shape, read, read.as_of, known.manifest.number)
+        return self._unread(key, table, max(entry.as_of, entry.since))
+
+    def _logged(self, key: TableKey, entry: ManifestTable, table: Table) -> Origin | Missing:
+        number = self._resolved.manifest.number
+        if entry.basis is None or (self._resolved.inner and entry.since > self._cut):
+            return self._unread(key, table, entry.since)
+        if entry.since > self._cut:
+            return Origin(table, entry, entry.since, number)
+        if not self._resolved.inner:
+            return Origin(table, entry, entry.as_of, number)
+        if self._shape_moved(key, table):
+            return self._changed(key, table)
+        return Origin(table, entry, self._cut, number)
+
+    def _shape_moved(self, key: TableKey, table: Table) -> bool:
+        shapes = {_shape(known.tables[key][1]) for known in self._witnesses if key in known.tables}
+        return not shapes <= {_shape(table)}
+
+    def _unread(self, key: TableKey, table: Table, position: Lsn) -> Missing:
+        return Missing(key[0], table.schema_name, table.name, f"restorable from {self._at(position)}")
+
+    def _changed(self, key: TableKey, table: Table) -> Missing:
+        end = self._resolved.manifest.end
+        return Missing(key[0], table.schema_name, table.name, f"its columns or key changed meanwhile; restorable from {end}")
+
+    def _gone(self) -> dict[TableKey, Missing]:
+        found: dict[TableKey, Missing] = {}
+        for known in self._witnesses:
+            for key, (entry, table) in known.tables.items():
+                if key not in self._last.tables and key not in found and entry.basis is not None:
+                    until = f"gone afterwards; restorable up to {known.manifest.end}"
+                    found[key] = Missing(key[0], table.schema_name, table.name, until)
+        return found
+
+    def _tables_elsewhere(self, tables: Mapping[str, Collection[int]]) -> Iterator[str]:
+        by_position: dict[Lsn, list[str]] = {}
+        for database in sorted(tables):
+            for oid in tables[database]:
+                origin = self.origins[database, oid]
+                if origin.as_of != self._cut:
+                    by_position.setdefault(origin.as_of, []).append(origin.table.qualified)
+        for position in sorted(by_position):
+            yield f"{few(sorted(by_position[position]), SHOWN)} as of {self._at(position)}"
+
+    def _read_elsewhere(self, databases: Iterable[str], *, rows: bool) -> Iterator[str]:
+        for name in sorted(databases):
+            last = self._resolved.manifest.database(name)
+            if last is None or last.captured <= self._cut:
+                continue
+            before = [one for known in self._witnesses if (one := known.manifest.database(name)) is not None]
+            what = [] if _agree(last, before, "catalogs", "types_version") else ["schema"]
+            if rows and last.sequences and not _agree(last, before, "sequences"):
+                what.append("sequences")
+            if what:
+                yield f"{' and '.join(what)} of {name} as of {self._at(last.captured)}"
+
+    def _at(self, position: Lsn) -> str:
+        """The position with its time, where a manifest tells it."""
+        manifests = [*(layer.manifest for layer in self._resolved.layers), *(known.manifest for known in self._witnesses)]
+        known: dict[Lsn, Cut] = {cut.lsn: cut for one in manifests for cut in (one.start, one.captured, one.end)}
+        return str(known.get(position, position))
+
+
+def _witnesses(resolved: Resolved) -> Iterator[_Known]:
+    """The manifests before the last of a cut inside a layer, newest first, to the first that was read at or before it."""
+    if not resolved.inner:
+        return
+    earlier = [layer.manifest for layer in reversed(resolved.layers[:-1])]
+    before = resolved.before or earlier[0]
+    for manifest in (before, *(one for one in earlier if one.number < before.number)):
+        yield _Known(manifest)
+        if all(database.captured <= resolved.cut.lsn for database in manifest.databases):
+            return
+
+
+def _agree(last: ManifestDatabase, before: Sequence[ManifestDatabase], *fields: str) -> bool:
+    return bool(before) and all(getattr(one, field) == getattr(last, field) for one in before for field in fields)
+
+
+def _shape(table: Table) -> str:
+    """What rows of equal shape have in common; a column that was altered and altered back is none of it."""
+    return table.model_copy(update={"attributes_version": ""}).fingerprint()
