@@ -1,0 +1,263 @@
+"""Missed intervals, backfilled by a real scheduler, against an event log that was written in the same transactions.
+
+Hours cannot pass in a test, so the DAG that the builder makes here has intervals of seconds. One writer's transactions each
+write a row of `event` and do to `account` what it says. So a restore is right if it has all events that had ended by then
+and none that began later, and if its accounts are what those events, done again in Python, come to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from spanvault.collection.manifests import parse_manifest
+from spanvault.config.settings import Settings
+from spanvault.embedded.postgres import PostgresServer
+from spanvault.engine.context import Context
+from spanvault.engine.restore_local import run_restore
+from spanvault.model.manifest import Manifest
+from spanvault.model.request import RestoreOptions, RestoreRequest
+from spanvault.model.target import DatabaseTarget
+from tests.kit.airflow import AirflowApi, AirflowMetadata
+from tests.kit.servers import TestDatabase, drop_database, fresh_database
+
+DAG_ID = "seconds"
+INTERVAL = timedelta(seconds=2)
+MISSED = 5
+DAG_FILE = f"""
+from datetime import timedelta
+from airflow.sdk import DeltaDataIntervalTimetable
+from spanvault_airflow.builder import backup_dag
+
+dag = backup_dag(
+    "{DAG_ID}",
+    kind="incremental",
+    schedule=DeltaDataIntervalTimetable(timedelta(seconds={INTERVAL.total_seconds():g})),
+    collection="seconds",
+    description="Intervals of seconds",
+    doc_md="For a test.",
+)
+# The scheduler would add a run each two seconds.
+dag.allowed_run_types = frozenset({{"manual", "backfill"}})
+"""
+
+State = dict[int, int]
+Event = tuple[int, str, int, int]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A transaction: its event, and the client's clock before it began and after its commit was acknowledged."""
+
+    event: Event
+    began: datetime
+    ended: datetime
+
+
+class Writer:
+    """One session whose transactions follow each other."""
+
+    def __init__(self, database: TestDatabase) -> None:
+        self._database = database
+        self.written: list[Written] = []
+
+    def write_until(self, moment: datetime) -> None:
+        """Write until the clock shows `moment`."""
+        with self._database.connect(autocommit=False) as session:
+            while datetime.now(UTC) < moment:
+                number = len(self.written) + 1
+                # 97 and 31 are coprime, so accounts are made, moved and deleted in ever new orders.
+                event = (number, ("add", "add", "add", "move", "add", "delete")[number % 6], number * 97 % 31, number)
+                began = datetime.now(UTC)
+                session.execute("insert into event values (%s, %s, %s, %s)", event)
+                self._apply(session, event)
+                session.commit()
+                self.written.append(Written(event, began, datetime.now(UTC)))
+                time.sleep(0.01)
+
+    @staticmethod
+    def _apply(session: psycopg.Connection[Any], event: Event) -> None:
+        _, kind, account, amount = event
+        if kind == "add":
+            session.execute(
+                "insert into account values (%s, %s) on conflict (id) do update set balance = account.balance + %s",
+                (account, amount, amount),
+            )
+        elif kind == "move":
+            session.execute("delete from account where id = %s", (account + 100,))
+            session.execute("update account set id = id + 100 where id = %s", (account,))
+        else:
+            session.execute("delete from account where id in (%s, %s)", (account, account + 100))
+
+
+def replayed(events: list[Event]) -> State:
+    """What the events come to, without a database."""
+    state: State = {}
+    for _, kind, account, amount in events:
+        if kind == "add":
+            state[account] = state.get(account, 0) + amount
+        elif kind == "move":
+            state.pop(account + 100, None)
+            if account in state:
+                state[account + 100] = state.pop(account)
+        else:
+            state.pop(account, None)
+            state.pop(account + 100, None)
+    return state
+
+
+@dataclass
+class Site:
+    """A running Airflow, a source with a full backup in the collection, and its writer."""
+
+    api: AirflowApi
+    source: TestDatabase
+    folder: Path
+    writer: Writer
+
+    @property
+    def conf(self) -> dict[str, Any]:
+        """The form."""
+        return {"into": f"file://{self.folder}", "scope": "database", "names": [self.source.name], "validate": "checksums"}
+
+    def next_ends(self) -> list[datetime]:
+        """The ends of the next intervals, from now on; their transactions are written, and the time has passed."""
+        begin = datetime.fromtimestamp(math.ceil(time.time()), UTC)
+        ends = [begin + INTERVAL * number for number in range(1, MISSED + 1)]
+        self.writer.write_until(ends[-1] + timedelta(milliseconds=300))
+        return ends
+
+    def backfill(self, ends: list[datetime], *options: str) -> list[dict[str, Any]]:
+        """Backfill the intervals by one command; the runs, oldest interval first, when all have ended."""
+        first, last = (end - INTERVAL for end in (ends[0], ends[-1]))
+        window = ["--from-date", first.isoformat(), "--to-date", last.isoformat()]
+        self.api.site.command(
+            "backfill", "create", "--dag-id", DAG_ID, *window, "--dag-run-conf", json.dumps(self.conf), *options
+        )
+
+        def ended() -> list[dict[str, Any]] | None:
+            runs = self.api.get(f"/dags/{DAG_ID}/dagRuns", run_type="backfill", limit=100)["dag_runs"]
+            mine = [run for run in runs if datetime.fromisoformat(run["data_interval_end"]) in ends]
+            done = len(mine) == len(ends) and all(run["state"] in {"success", "failed"} for run in mine)
+            return sorted(mine, key=lambda run: str(run["data_interval_end"])) if done else None
+
+        return self.api.wait_for(ended, 240)
+
+    def task_states(self, run: dict[str, Any]) -> dict[str, str]:
+        """The state of each task of a run."""
+        return {task["task_id"]: task["state"] for task in self.api.tasks(DAG_ID, run["dag_run_id"])}
+
+    def manifests(self) -> list[Manifest]:
+        """All layers, by number."""
+        found = []
+        for file in sorted(self.folder.glob("*/*/*/chain/*.json")):
+            subdir = "/".join(file.parts[-5:-2])
+            found.append(parse_manifest(file.read_bytes(), subdir, int(file.stem)))
+        return found
+
+    def restored(self, moment: datetime) -> tuple[list[Event], State]:
+        """Events and accounts of a restore as of `moment`."""
+        name = f"{self.source.name}_restored"
+        request = RestoreRequest(
+            target=DatabaseTarget(names=(self.source.name,)),
+            collection=f"file://{self.folder}",
+            as_of=moment,
+            options=RestoreOptions(new_db_name=name, workers=1),
+        )
+        try:
+            run_restore(Context(settings=Settings()), self.source.cluster, request, processes=False)
+            database = TestDatabase(self.source.server, name)
+            events = [
+                (int(row[0]), str(row[1]), int(row[2]), int(row[3])) for row in database.execute("select * from event order by 1")
+            ]
+            return events, {int(row[0]): int(row[1]) for row in database.execute("select * from account")}
+        finally:
+            drop_database(self.source.server, name)
+
+    def check(self, moment: datetime) -> None:
+        """The restore as of `moment` is the source as it was then."""
+        events, accounts = self.restored(moment)
+        written = self.writer.written
+        assert events == [entry.event for entry in written[: len(events)]], "not the first so many transactions"
+        assert all(entry.began <= moment for entry in written[: len(events)]), "a later transaction is in"
+        assert all(entry.ended > moment for entry in written[len(events) :]), "an earlier transaction is missing"
+        assert accounts == replayed(events)
+
+
+@pytest.fixture(scope="module")
+def place(
+    airflow_metadata: AirflowMetadata,
+    servers_folder: Path,
+    postgres: PostgresServer,
+    source_connection: Callable[[TestDatabase], dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    """Airflow with the DAG of seconds, and the full backup that its first run took."""
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "seconds.py").write_text(DAG_FILE)
+    with fresh_database(postgres, "missed") as source:
+        source.execute(
+            "create table account (id int primary key, balance bigint not null);"
+            "create table event (number int primary key, kind text, account int, amount int)"
+        )
+        site = airflow_metadata.site(servers_folder / "missed", variables=source_connection(source), dags=dags)
+        with site.running() as api:
+            found = Site(api, source, tmp_path_factory.mktemp("missed") / "collection", Writer(source))
+            found.writer.write_until(datetime.now(UTC) + timedelta(seconds=0.5))
+            api.unpause(DAG_ID)
+            run_id = api.trigger(DAG_ID, found.conf)
+            assert api.wait_for_run(DAG_ID, run_id) == "success", api.task_log(DAG_ID, run_id, "plan")
+            [full] = found.manifests()
+            assert full.kind == "full", "the first run of an empty collection takes a full"
+            yield found
+
+
+def test_five_missed_intervals_newest_first(place: Site) -> None:
+    """The newest run comes first and writes a layer for each end; the others are skipped, and say by what."""
+    ends = place.next_ends()
+    runs = place.backfill(ends, "--run-backwards", "--max-active-runs", "1")
+    states = [place.task_states(run) for run in runs]
+    assert [run["state"] for run in runs] == ["success"] * MISSED, states
+    assert set(states[-1].values()) == {"success"}
+    for run, tasks in zip(runs[:-1], states[:-1], strict=True):
+        assert set(tasks.values()) == {"skipped"}
+        assert "layer" in place.api.task_log(DAG_ID, run["dag_run_id"], "plan")
+
+    layers = [manifest for manifest in place.manifests() if manifest.due is not None]
+    assert [manifest.due for manifest in layers] == ends
+    assert [manifest.number for manifest in layers] == list(range(1, MISSED + 1))
+    assert all(before.end == after.start for before, after in itertools.pairwise(layers))
+    for end in ends:
+        place.check(end)
+
+
+def test_runs_at_once_give_the_same_layers(place: Site) -> None:
+    """Three backfill runs at a time want the same layers; each interval ends up with exactly one."""
+    ends = place.next_ends()
+    runs = place.backfill(ends, "--max-active-runs", "3")
+    assert [run["state"] for run in runs] == ["success"] * MISSED, [place.task_states(run) for run in runs]
+    layers = [manifest for manifest in place.manifests() if manifest.due is not None and manifest.due >= ends[0]]
+    assert [manifest.due for manifest in layers] == ends
+    assert all(before.end == after.start for before, after in itertools.pairwise(layers))
+    for end in ends:
+        place.check(end)
+
+
+def test_backfill_of_what_is_done_changes_nothing(place: Site, listing: Callable[[Path], dict[str, str]]) -> None:
+    """Reprocessing completed runs finds each run's own layers, or that others cover it."""
+    before = listing(place.folder)
+    layers = [manifest for manifest in place.manifests() if manifest.due is not None]
+    ends = [manifest.due for manifest in layers[-2:] if manifest.due is not None]
+    runs = place.backfill(ends, "--reprocess-behavior", "completed", "--max-active-runs", "1")
+    assert [run["state"] for run in runs] == ["success", "success"]
+    assert listing(place.folder) == before
