@@ -25,8 +25,8 @@ SHOWN = 5  # names in a sentence
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a table's rows come from. `entry` is what a layer's manifest says of them, `table` its shape there, and
-    `as_of` the position that the restored rows stand at; `number` is the layer's."""
+    """Where a table's rows come from. `entry` is what the manifest of layer `number` says of them, `table` their shape, and
+    `as_of` the position that the restored rows stand at."""
 
     table: Table
     entry: ManifestTable
@@ -92,10 +92,11 @@ class AtCut:
         before its cut only of a table that did not change until then."""
         origin, manifest = self.origins[key], self._resolved.manifest
         found = origin.entry.fingerprint
-        full = manifest.kind == "full" and not manifest.compacted
-        if found is not None and (found.lsn == origin.as_of or (full and found.lsn < origin.as_of)):
-            return found
-        return None
+        if found is None:
+            return None
+        full = manifest.kind == "full" and not manifest.compacted and found.lsn < origin.as_of
+        read = origin.table.capture == "exact" and found.lsn == origin.entry.since
+        return found if full or read or found.lsn == origin.as_of else None
 
     def elsewhere(self, tables: Mapping[str, Collection[int]], *, rows: bool) -> tuple[str, ...]:
         """Phrases for what does not stand at the cut, of the given tables (OIDs by database) and of their databases'
@@ -103,14 +104,24 @@ class AtCut:
         return (*(self._tables_elsewhere(tables) if rows else ()), *self._read_elsewhere(tables, rows=rows))
 
     def _read_whole(self, key: TableKey, entry: ManifestTable, table: Table) -> Origin | Missing:
-        """The newest reading at or before the cut; at a layer's end its own reading, wherever that stands."""
+        """The newest reading at or before the cut; at a layer's end its own reading, wherever that stands.
+
+        An entry tells two positions of one reading: rows that were read at `since` were found unchanged at `as_of`.
+        """
+        number = self._resolved.manifest.number
+        if not self._resolved.inner and entry.basis is not None:
+            return Origin(table, entry, entry.as_of, number)
         if self._shape_moved(key, table):
             return self._changed(key, table)
-        for known in (self._last, *self._witnesses):
-            read, shape = known.tables.get(key, (None, table))
-            if read is not None and read.basis is not None and (read.as_of <= self._cut or not self._resolved.inner):
-                return Origin(shape, read, read.as_of, known.manifest.number)
-        return self._unread(key, table, max(entry.as_of, entry.since))
+        readings = [
+            Origin(table, known.tables[key][0], position, known.manifest.number)
+            for known in (self._last, *self._witnesses)
+            if key in known.tables and known.tables[key][0].basis is not None
+            for position in (known.tables[key][0].as_of, known.tables[key][0].since)
+            if position <= self._cut
+        ]
+        newest = max(readings, key=lambda reading: reading.as_of, default=None)
+        return newest or self._unread(key, table, max(entry.as_of, entry.since))
 
     def _logged(self, key: TableKey, entry: ManifestTable, table: Table) -> Origin | Missing:
         number = self._resolved.manifest.number
