@@ -21,13 +21,14 @@ from spanvault_airflow.operators.base import interval_end
 from spanvault_airflow.operators.compact import CompactBackupsOperator
 from spanvault_airflow.operators.scheduled import full_interval
 
-def ends(timetable, after, upto):
-    found = interval_ends(timetable, datetime.fromisoformat(after), datetime.fromisoformat(upto))
+def ends(timetable, after, upto, known=None):
+    found = interval_ends(timetable, *(datetime.fromisoformat(time) for time in (after, upto)),
+        known=datetime.fromisoformat(known or upto))
     assert all(type(end) is datetime and end.tzinfo is UTC for end in found), found
     return [end.isoformat() for end in found]
 
-def cron(expression, after, upto, zone="UTC"):
-    return ends(CronDataIntervalTimetable(expression, timezone=zone), after, upto)
+def cron(expression, after, upto, zone="UTC", known=None):
+    return ends(CronDataIntervalTimetable(expression, timezone=zone), after, upto, known)
 
 def stands_for(run_type, end):
     run = SimpleNamespace(run_type=run_type, data_interval_end=datetime.fromisoformat(end) if end else None)
@@ -48,12 +49,19 @@ print(json.dumps({
     "other_zone_asked": cron("22 * * * *", "2026-11-22T10:22:00+01:00", "2026-11-22T11:22:00+01:00"),
     "nothing": cron("22 * * * *", "2026-11-22T09:22:00+00:00", "2026-11-22T09:22:00+00:00"),
     "backwards": cron("22 * * * *", "2026-11-22T12:22:00+00:00", "2026-11-22T09:22:00+00:00"),
+    "since": cron("22 * * * *", "2026-11-22T09:22:00+00:00", "2026-11-22T11:59:00+00:00", known="2026-11-22T09:22:00+00:00"),
+    "not_yet": cron("22 * * * *", "2026-11-22T09:22:00+00:00", "2026-11-22T10:21:59+00:00", known="2026-11-22T09:22:00+00:00"),
+    "around": cron("22 * * * *", "2026-11-22T07:22:00+00:00", "2026-11-22T10:30:00+00:00", known="2026-11-22T09:22:00+00:00"),
+    "seconds_since": ends(DeltaDataIntervalTimetable(timedelta(seconds=4)),
+        "2026-11-22T09:00:13+00:00", "2026-11-22T09:00:24+00:00", "2026-11-22T09:00:13+00:00"),
+    "seconds_not_yet": ends(DeltaDataIntervalTimetable(timedelta(seconds=4)),
+        "2026-11-22T09:00:13+00:00", "2026-11-22T09:00:16.9+00:00", "2026-11-22T09:00:13+00:00"),
     "seconds": ends(DeltaDataIntervalTimetable(timedelta(seconds=4)),
         "2026-11-22T09:00:01+00:00", "2026-11-22T09:00:13+00:00"),
     "trigger": ends(CronTriggerTimetable("22 * * * *", timezone="UTC"),
         "2026-11-22T09:00:00+00:00", "2026-11-22T12:30:00+00:00"),
     "by_hand": ends(by_hand.timetable, "2026-11-22T09:00:00+00:00", "2026-11-22T12:30:00+00:00"),
-    "many": [len(many) == MOST_ENDS, many[-1]],
+    "many": [len(many) == MOST_ENDS, many[0]],
     "scheduled": stands_for(DagRunType.SCHEDULED, "2026-11-22T10:22:00+01:00"),
     "backfill": stands_for(DagRunType.BACKFILL, "2026-11-22T09:22:00+00:00"),
     "manual": stands_for(DagRunType.MANUAL, "2026-11-22T09:22:00+00:00"),
@@ -74,9 +82,14 @@ EXPECTED = {
     "nothing": [],
     "backwards": [],
     "seconds": ["2026-11-22T09:00:05+00:00", "2026-11-22T09:00:09+00:00", "2026-11-22T09:00:13+00:00"],
+    "since": ["2026-11-22T10:22:00+00:00", "2026-11-22T11:22:00+00:00"],
+    "not_yet": [],
+    "around": ["2026-11-22T08:22:00+00:00", "2026-11-22T09:22:00+00:00", "2026-11-22T10:22:00+00:00"],
+    "seconds_since": ["2026-11-22T09:00:17+00:00", "2026-11-22T09:00:21+00:00"],
+    "seconds_not_yet": [],
     "trigger": [],
     "by_hand": [],
-    "many": [True, "2026-11-22T10:00:00+00:00"],
+    "many": [True, "2026-11-01T00:01:00+00:00"],
     "scheduled": "2026-11-22T09:22:00+00:00",
     "backfill": "2026-11-22T09:22:00+00:00",
     "manual": None,

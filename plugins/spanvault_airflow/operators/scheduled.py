@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from spanvault_airflow.intervals import MOST_ENDS, interval_ends
+from spanvault_airflow.intervals import interval_ends
 from spanvault_airflow.operators.base import due, interval_end, run_key
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ def plan_for_schedule(context: Context, engine: EngineContext, cluster: Cluster,
     """
     from spanvault.engine.schedule import plan_scheduled
 
+    end = interval_end(context)
+
     def missed(after: datetime, upto: datetime) -> Sequence[datetime]:
-        ends = interval_ends(context["dag"].timetable, after, upto)
-        if len(ends) == MOST_ENDS:
-            engine.progress.note(f"Over {MOST_ENDS} intervals were missed; those before {ends[0].isoformat()} share one layer.")
-        return ends
+        return interval_ends(context["dag"].timetable, after, upto, known=end or upto)
 
     return plan_scheduled(
         engine,
@@ -39,7 +38,7 @@ def plan_for_schedule(context: Context, engine: EngineContext, cluster: Cluster,
         request,
         run_key=run_key(context),
         due=due(context),
-        interval_end=interval_end(context),
+        interval_end=end,
         missed=missed,
         full_every=full_interval(full_every),
     )
