@@ -1,13 +1,12 @@
-"""The state of a table at a layer's end, as a stream of record batches, and the units that it is made of.
+"""The state of a table at a cut, as a stream of record batches, and the units that it is made of.
 
-The rule for one full layer: rows of `exact` files are the state. Otherwise the state is the base rows whose key no
-change touches, and of every key that changes touch the row of its last change, unless that removed it.
+docs/format.md section 6 is the specification. The first layer of a history holds the table whole; of every key that
+changes touch the state has the row of its last change, unless that removed it, and all other rows are the base's.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,16 +15,18 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from spanvault.collection.layout import object_key
-from spanvault.columnar.read import key_text, read_batches, verified_file
 from spanvault.errors import Damaged
-from spanvault.merge.rows import ChangedKeys, windows
+from spanvault.merge.counted import count_rows
+from spanvault.merge.history import TableHistory, TableLayer
+from spanvault.merge.holes import Holes
+from spanvault.merge.index import ChangeIndex, build_index
+from spanvault.merge.scratch_database import temporary_database
+from spanvault.merge.segments import change_files, read_rows, windows
+from spanvault.merge.shapes import Projection, key_values
+from spanvault.merge.sources import find_values
 from spanvault.model.manifest import DataFile
-from spanvault.model.schema import Table
-from spanvault.storage.base import Storage
 
 CHANGES = "changes"
 
@@ -33,7 +34,7 @@ CHANGES = "changes"
 @dataclass(frozen=True)
 class Unit:
     """A part of a table's state that is read on its own: a base or exact file's rows, or, with `file` None, the rows
-    that changes left. `id` is unique within the table and the same in every planning."""
+    that changes left (of a counted table: all rows). `id` is unique within the table and the same in every planning."""
 
     id: str
     file: DataFile | None
@@ -41,95 +42,151 @@ class Unit:
     rows: int
 
 
-def units_of(files: Sequence[DataFile]) -> tuple[Unit, ...]:
-    """The units of one table's files, changes last. `rows` of a unit is an upper bound where changes exist."""
-    whole = sorted((file for file in files if file.role != "change"), key=lambda file: (file.span or "", file.path))
-    changes = [file for file in files if file.role == "change"]
+def units_of(history: TableHistory) -> tuple[Unit, ...]:
+    """The units of one table, changes last. `rows` of a unit is an upper bound where changes exist; a base that was
+    truncated later still has its units, which then give no rows.
+
+    Raises Damaged when a layer after the first holds the table whole.
+    """
+    whole = _whole(history)
+    changes = [file.file for file in change_files(history.layers)]
+    if changes and history.table.capture == "count":
+        changes, whole = [*whole, *changes], []
     units = [Unit(PurePosixPath(file.path).stem, file, file.bytes, file.rows) for file in whole]
     if changes:
         units.append(Unit(CHANGES, None, sum(file.bytes for file in changes), sum(file.rows for file in changes)))
     return tuple(units)
 
 
-def table_at(
-    storage: Storage, subdir: str, table: Table, files: Sequence[DataFile], scratch: Path | None
-) -> Iterator[pa.RecordBatch]:
-    """Every row of `table` at the layer's end, once, in no particular order, in bounded memory.
+def table_at(history: TableHistory, scratch: Path | None) -> Iterator[pa.RecordBatch]:
+    """Every row of the table at the cut, once, in no particular order, in bounded memory.
 
-    `files` are the layer's files of this table, `subdir` its chain's folder. Columns are the table's data columns by
-    stored name; a column may be typed in one batch and PostgreSQL text in another, as its file has it.
+    Columns are the data columns of `history.table` by stored name; a column may be typed in one batch and PostgreSQL text
+    in another. `scratch` is the folder for temporary files (default: the system's).
 
-    Raises Damaged, naming the object, before any row of a file that is not what the manifest says.
+    Raises Damaged, naming the object, before any row of a file that is not what the manifest says, and where files of
+    different layers contradict each other.
     """
-    with TableState(storage, subdir, table, files, scratch) as state:
-        for unit in units_of(files):
+    with TableState(history, scratch) as state:
+        for unit in units_of(history):
             yield from state.batches(unit)
 
 
 class TableState:
-    """Reads units of one table; the changed keys are read once, by the first unit that needs them.
+    """Reads units of one table; the changes are indexed once, by the first unit that needs it.
 
     A context manager; its scratch files are removed at the end.
     """
 
-    def __init__(self, storage: Storage, subdir: str, table: Table, files: Sequence[DataFile], scratch: Path | None) -> None:
-        self._storage = storage
-        self._subdir = subdir
-        self._names = [column.stored_as for column in table.data_columns]
-        self._key = [column.stored_as for column in table.key_columns]
-        self._changes = sorted((file for file in files if file.role == "change"), key=lambda file: file.sequence)
+    def __init__(self, history: TableHistory, scratch: Path | None) -> None:
+        self._table = history.table
+        self._upto = history.upto
+        self._base = history.layers[0] if history.layers else None
+        self._whole = _whole(history)
+        self._files = change_files(history.layers)
+        self._counted = history.table.capture == "count"
         self._scratch = scratch
         self._stack = ExitStack()
-        self._index: ChangedKeys | None = None
-        if self._changes and not table.key:
-            raise Damaged(f"Table {table.qualified} has change files but no key to apply them by.")
+        self._folder: Path | None = None
+        self._index: ChangeIndex | None = None
+        self._holes: Holes | None = None
+        if self._files and not (self._counted or history.table.key):
+            raise Damaged(f"Table {history.table.qualified} has change files but no key to apply them by.")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
-        self._index = None
+        self._index = self._holes = self._folder = None
 
     def batches(self, unit: Unit) -> Iterator[pa.RecordBatch]:
         """The unit's rows. Raises Damaged as table_at does."""
-        if unit.file is None:
-            for change in self._changes:
-                yield from self._surviving(change)
-        elif unit.file.role == "exact" or not self._changes:
-            yield from self._read(unit.file, self._names)
+        if unit.file is not None:
+            yield from self._not_overtaken(unit.file) if self._files else self._read_base(unit.file)
+        elif self._counted:
+            yield from self._counted_rows()
         else:
-            yield from self._not_overtaken(unit.file)
+            yield from self._surviving()
 
-    def _read(self, file: DataFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        key = object_key(self._subdir, file.path)
-        with verified_file(self._storage, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
-            yield from read_batches(local, columns)
+    def _read_base(self, file: DataFile) -> Iterator[pa.RecordBatch]:
+        layer = self._holder()
+        projection = Projection(self._table, layer.table)
+        for batch in read_rows(layer, file, projection.columns, self._scratch):
+            yield projection.batch(batch)
 
     def _not_overtaken(self, file: DataFile) -> Iterator[pa.RecordBatch]:
-        index = self._changed_keys()
-        for window in windows(self._read(file, self._names)):
-            yield from _where(window, ~index.overtaken(key_text(window, self._key)))
+        index = self._changes()
+        if index.truncated_at is not None:
+            return
+        layer = self._holder()
+        projection = Projection(self._table, layer.table)
+        keys = layer.table.key_columns
+        for window in windows(read_rows(layer, file, projection.columns, self._scratch)):
+            parts = key_values([window.column(key.stored_as) for key in keys], keys)
+            for batch in _where(window, ~index.overtaken(parts)):
+                yield projection.batch(batch)
 
-    def _surviving(self, file: DataFile) -> Iterator[pa.RecordBatch]:
-        index = self._changed_keys()
-        for window in windows(self._read(file, ["_seq", *self._names])):
-            yield from _where(window.drop_columns("_seq"), index.surviving(window.column("_seq")))
+    def _surviving(self) -> Iterator[pa.RecordBatch]:
+        index = self._changes()
+        holes = self._found_values(index)
+        names = {column.attnum: column.stored_as for column in self._table.data_columns}
+        for file in self._files:
+            projection = Projection(self._table, file.layer.table)
+            for window in windows(read_rows(file.layer, file.file, ["_seq", *projection.columns], self._scratch)):
+                positions = file.positions(window)
+                keep = index.last(positions, present_only=True)
+                for batch in _where(window.select(projection.columns), keep):
+                    rows = projection.batch(batch)
+                    if holes is None:
+                        yield rows
+                    else:
+                        yield from holes.fill(rows, positions.filter(pa.array(keep)), names)
 
-    def _changed_keys(self) -> ChangedKeys:
+    def _counted_rows(self) -> Iterator[pa.RecordBatch]:
+        with temporary_database(self._scratch) as (database, _):
+            counts = count_rows(database, self._table, self._files, self._upto, self._scratch)
+            for file in self._whole if counts.truncated_at is None else ():
+                for window in windows(self._read_base(file)):
+                    yield from _where(window, counts.less(window))
+            counts.check_removed()
+            for change in self._files:
+                yield from counts.added_rows(change, self._scratch)
+
+    def _changes(self) -> ChangeIndex:
         if self._index is None:
-            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="spanvault-merge-", dir=self._scratch))
-            index = self._stack.enter_context(ChangedKeys(len(self._key), Path(folder)))
-            for change in self._changes:
-                for batch in self._read(change, ["_op", "_seq", *self._key]):
-                    present = pc.not_equal(batch.column("_op").cast(pa.string()), "D")
-                    index.add(key_text(batch, self._key), batch.column("_seq"), present)
-            self._index = index
+            database, self._folder = self._stack.enter_context(temporary_database(self._scratch))
+            self._index = build_index(self._files, database, self._table, self._upto, self._scratch)
         return self._index
 
+    def _found_values(self, index: ChangeIndex) -> Holes | None:
+        if self._holes is None and index.lacks_values:
+            layer = self._holder()
+            base = [(layer, file) for file in self._whole]
+            assert self._folder is not None  # noqa: S101 - the index is in it
+            self._holes = find_values(index, self._table, self._files, base, self._folder, self._scratch)
+            self._stack.callback(self._holes.close)
+        return self._holes
 
-def _where(window: pa.Table, keep: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
+    def _holder(self) -> TableLayer:
+        assert self._base is not None  # noqa: S101 - files come from layers
+        return self._base
+
+
+def _whole(history: TableHistory) -> list[DataFile]:
+    """The files that hold the table whole, in order."""
+    whole = [(layer, file) for layer in history.layers for file in layer.files if file.role != "change"]
+    for layer, file in whole:
+        if layer is not history.layers[0]:
+            raise Damaged(
+                f"Layer {layer.number} of the backup {layer.subdir} holds {history.table.qualified} whole ({file.path}), but"
+                f" its last layer builds on layer {history.layers[0].number}."
+            )
+    return sorted((file for _, file in whole), key=lambda file: (file.span or "", file.path))
+
+
+def _where(batch: pa.RecordBatch, keep: NDArray[np.bool_]) -> Iterator[pa.RecordBatch]:
     if keep.all():
-        yield from window.to_batches()
+        yield batch
     elif keep.any():
-        yield from window.filter(pa.array(keep)).to_batches()
+        yield batch.filter(pa.array(keep))

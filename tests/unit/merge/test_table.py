@@ -1,15 +1,13 @@
-"""The state of a table at a layer's end, against a dictionary that plays the same history."""
+"""The state of a table at a full backup's end, against a dictionary that plays the same history."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,121 +15,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spanvault.collection.layout import data_path, object_key
-from spanvault.columnar.types import file_schema
-from spanvault.columnar.write import DataFileWriter
+from spanvault.collection.layout import object_key
 from spanvault.errors import Damaged
-from spanvault.merge.rows import ChangedKeys, windows
+from spanvault.merge.index import ChangeIndex
+from spanvault.merge.scratch_database import temporary_database
+from spanvault.merge.segments import windows
 from spanvault.merge.table import CHANGES, table_at, units_of
-from spanvault.model.manifest import DataFile
-from spanvault.model.schema import Column, Table
-from spanvault.storage.local import LocalStorage
-
-SUBDIR = "2026/11/22-143000.00"
-NOW = datetime(2026, 11, 22, 14, 30, tzinfo=UTC)
-SYSTEM_FIELDS = [
-    pa.field("_op", pa.string()),
-    pa.field("_lsn", pa.int64()),
-    pa.field("_seq", pa.int64()),
-    pa.field("_xid", pa.int64()),
-    pa.field("_time", pa.timestamp("us", tz="UTC")),
-]
-
-Row = tuple[Any, ...]
-Role = Literal["base", "change", "exact"]
-
-
-def column(attnum: int, name: str, type_name: str, oid: int) -> Column:
-    return Column(attnum=attnum, name=name, type_oid=oid, type_name=type_name, typmod=-1, base_type=type_name, type_kind="b")
-
-
-def table(*columns: Column, key: tuple[int, ...]) -> Table:
-    return Table(oid=16400, schema_name="public", name="t", columns=columns, key=key, capture="log")
-
+from spanvault.model.schema import Table
+from tests.unit.merge.history_kit import SUBDIR, Change, History, Row, column, expected, table
 
 # A composite key of a typed and a text column, names that differ only in case, and one that change files use themselves.
 TABLE = table(
     column(1, "id", "int8", 20),
-    column(2, "Note", "text", 25),
+    column(2, "Note"),
     column(3, "note", "int4", 23),
-    column(4, "_op", "text", 25),
-    column(5, "part", "text", 25),
+    column(4, "_op"),
+    column(5, "part"),
     key=(1, 5),
 )
 
 
-@dataclass
-class Layer:
-    """Writes data files of one table below `root`, as a backup does."""
+class Layer(History):
+    """A chain of one full backup."""
 
-    root: Path
-    table: Table = TABLE
-    files: list[DataFile] = field(default_factory=list)
+    def __init__(self, root: Path, of: Table = TABLE) -> None:
+        super().__init__(root, of)
 
-    @property
-    def storage(self) -> LocalStorage:
-        return LocalStorage(self.root, f"file://{self.root}")
-
-    def base(self, rows: Sequence[Row], *, text: Sequence[str] = (), role: Role = "base") -> None:
-        schema = file_schema(self.table, frozenset(text))
-        self._write([_stored(self.table, row, schema) for row in rows], schema, role, text, sequence=0)
-
-    def changes(self, changes: Sequence[tuple[str, int, Row]], *, text: Sequence[str] = ()) -> None:
-        """(operation, seq, row); of a deleted row only the key counts."""
-        data = file_schema(self.table, frozenset(text))
-        schema = pa.schema([*SYSTEM_FIELDS, *data])
-        keys = {key.stored_as for key in self.table.key_columns}
-        rows = []
-        for operation, seq, row in changes:
-            values = _stored(self.table, row, data)
-            kept = {name: value if operation != "D" or name in keys else None for name, value in values.items()}
-            rows.append({"_op": operation, "_lsn": seq, "_seq": seq, "_xid": seq, "_time": NOW, **kept})
-        self._write(rows, schema, "change", text, sequence=len(self.files))
-
-    def _write(self, rows: list[dict[str, Any]], schema: pa.Schema, role: Role, text: Sequence[str], sequence: int) -> None:
-        path = data_path(0)
-        with DataFileWriter(self.storage, object_key(SUBDIR, path), schema) as writer:
-            for first in range(0, len(rows), 3):  # several batches, so that row numbers across them matter
-                writer.write_batch(pa.RecordBatch.from_pylist(rows[first : first + 3], schema=schema))
-        self.files.append(
-            DataFile(
-                path=path,
-                sha256=writer.sha256,
-                bytes=writer.bytes,
-                rows=writer.rows,
-                database="shop",
-                table_oid=self.table.oid,
-                role=role,
-                span=f"span-{len(self.files):03d}" if role == "base" else None,
-                sequence=sequence,
-                text_columns=tuple(text),
-            )
-        )
-
-    def state(self) -> Counter[tuple[str | None, ...]]:
-        """Every row as text with how often it came."""
-        names = [one.stored_as for one in self.table.data_columns]
-        found: Counter[tuple[str | None, ...]] = Counter()
-        for batch in table_at(self.storage, SUBDIR, self.table, self.files, None):
-            assert batch.schema.names == names
-            found.update(as_text(row.values()) for row in batch.to_pylist())
-        return found
-
-
-def _stored(of: Table, row: Row, schema: pa.Schema) -> dict[str, Any]:
-    values = {}
-    for one, value in zip(of.data_columns, row, strict=True):
-        is_text = pa.types.is_string(schema.field(one.stored_as).type)
-        values[one.stored_as] = str(value) if is_text and value is not None else value
-    return values
-
-
-def as_text(row: Iterable[Any]) -> tuple[str | None, ...]:
-    return tuple(None if value is None else str(value) for value in row)
-
-
-def expected(rows: Iterable[Row]) -> Counter[tuple[str | None, ...]]:
-    return Counter(as_text(row) for row in rows)
+    def log(self, changes: Sequence[tuple[str, int, Row]], *, text: Sequence[str] = ()) -> None:
+        """A change file: (operation, seq, row); of a deleted row only the key counts."""
+        self.changes([Change(*change) for change in changes], text=text, old=True)
 
 
 def row(identity: int, part: str = "a", note: int | None = 0) -> Row:
@@ -150,22 +62,22 @@ def test_a_changed_key_hides_its_base_rows_however_often_they_were_seen(tmp_path
     layer = Layer(tmp_path)
     layer.base([row(1, note=10), row(2), row(3)])
     layer.base([row(1, note=11), row(4)])  # row 1 moved while it was read, and was seen twice
-    layer.changes([("U", 7, row(1, note=12)), ("D", 8, row(3)), ("I", 9, row(5))])
+    layer.log([("U", 7, row(1, note=12)), ("D", 8, row(3)), ("I", 9, row(5))])
     assert layer.state() == expected([row(1, note=12), row(2), row(4), row(5)])
 
 
 def test_the_last_change_of_a_key_wins_across_files_of_different_encodings(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     layer.base([row(1), row(2)], text=["id", "note"])
-    layer.changes([("U", 5, row(1, note=5)), ("D", 6, row(1)), ("I", 7, row(2, note=7))])
-    layer.changes([("I", 9, row(1, note=9)), ("D", 8, row(2))], text=["id"])
+    layer.log([("U", 5, row(1, note=5)), ("D", 6, row(1)), ("I", 7, row(2, note=7))])
+    layer.log([("I", 9, row(1, note=9)), ("D", 8, row(2))], text=["id"])
     assert layer.state() == expected([row(1, note=9)])
 
 
 def test_every_column_of_a_composite_key_counts(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     layer.base([row(1, "a"), row(1, "b"), row(11, ""), row(1, "1")])
-    layer.changes([("D", 1, row(1, "b"))])
+    layer.log([("D", 1, row(1, "b"))])
     assert layer.state() == expected([row(1, "a"), row(11, ""), row(1, "1")])
 
 
@@ -179,40 +91,41 @@ def test_a_table_of_which_nothing_is_left(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     assert layer.state() == Counter()
     layer.base([row(1)])
-    layer.changes([("D", 1, row(1)), ("D", 2, row(9))])
+    layer.log([("D", 1, row(1)), ("D", 2, row(9))])
     assert layer.state() == Counter()
 
 
 def test_units_are_the_same_in_any_order_of_the_file_list(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     layer.base([row(1)])
-    layer.changes([("D", 1, row(1))])
+    layer.log([("D", 1, row(1))])
     layer.base([row(2)])
-    units = units_of(layer.files)
-    assert units == units_of(list(reversed(layer.files)))
+    units = units_of(layer.history())
+    layer.files.reverse()
+    assert units == units_of(layer.history())
     assert [unit.id == CHANGES for unit in units] == [False, False, True]
     assert len({unit.id for unit in units}) == 3
 
 
 def test_changes_without_a_key_are_refused(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
-    layer.changes([("D", 1, row(1))])
-    keyless = layer.table.model_copy(update={"key": ()})
+    layer.log([("D", 1, row(1))])
+    layer.table = layer.table.model_copy(update={"key": ()})
     with pytest.raises(Damaged, match=r"public\.t has change files but no key"):
-        list(table_at(layer.storage, SUBDIR, keyless, layer.files, None))
+        layer.state()
 
 
 @pytest.mark.parametrize("role", ["base", "change"])
 def test_a_damaged_file_gives_no_row_at_all(tmp_path: Path, role: str) -> None:
     layer = Layer(tmp_path)
     layer.base([row(number) for number in range(100)])
-    layer.changes([("U", 1, row(5))])
+    layer.log([("U", 1, row(5))])
     file = next(file for file in layer.files if file.role == role)
     stored = tmp_path / object_key(SUBDIR, file.path)
     data = bytearray(stored.read_bytes())
     data[len(data) // 2] ^= 1
     stored.write_bytes(data)
-    batches = table_at(layer.storage, SUBDIR, TABLE, layer.files, None)
+    batches = table_at(layer.history(), None)
     with pytest.raises(Damaged, match=file.path):
         next(batches)
 
@@ -222,8 +135,8 @@ def test_scratch_is_left_empty(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     layer.base([row(1), row(2)])
-    layer.changes([("D", 1, row(1))])
-    assert sum(batch.num_rows for batch in table_at(layer.storage, SUBDIR, TABLE, layer.files, scratch)) == 1
+    layer.log([("D", 1, row(1))])
+    assert sum(batch.num_rows for batch in table_at(layer.history(), scratch)) == 1
     assert list(scratch.iterdir()) == []
 
 
@@ -231,21 +144,21 @@ def test_windows_hold_rows_in_order_within_the_limit() -> None:
     batches = [pa.RecordBatch.from_pydict({"n": pa.array(range(start, start + 10), pa.int64())}) for start in range(0, 100, 10)]
     gathered = list(windows(batches, window_bytes=200))  # a batch has 80 bytes
     assert [one.num_rows for one in gathered] == [30, 30, 30, 10]
-    assert pa.concat_tables(gathered).column("n").to_pylist() == list(range(100))
+    assert pa.Table.from_batches(gathered).column("n").to_pylist() == list(range(100))
 
 
 @pytest.mark.slow
 def test_millions_of_changed_keys_fit_the_memory_limit(tmp_path: Path) -> None:
     count, step = 3_000_000, 200_000
-    with ChangedKeys(2, tmp_path) as index:
+    with temporary_database(tmp_path) as (database, _):
+        index = ChangeIndex(database, TABLE)
         for start in range(0, count, step):
             numbers = pa.array(range(start, start + step), pa.int64())
-            keys = [numbers.cast(pa.string()), pa.array(["a rather long second part of the key"] * step)]
-            index.add(keys, numbers, pa.array([True] * step))
-        probe = pa.chunked_array([pa.array([str(count - 1), str(count)])])
-        part = pa.chunked_array([pa.array(["a rather long second part of the key"] * 2)])
-        assert index.overtaken([probe, part]).tolist() == [True, False]
-        assert index.surviving(pa.chunked_array([pa.array([0, count])])).tolist() == [True, False]
+            keys = [numbers, pa.array(["a rather long second part of the key"] * step)]
+            index.add(keys, numbers, 0, pa.array([True] * step))
+        part = pa.array(["a rather long second part of the key"] * 2)
+        assert index.overtaken([pa.array([count - 1, count]), part]).tolist() == [True, False]
+        assert index.last(pa.array([0, count]), present_only=True).tolist() == [True, False]
 
 
 KEYS = st.tuples(st.integers(0, 4), st.sampled_from(["a", "A", "", " a"]))
@@ -290,7 +203,7 @@ def test_any_history_read_at_any_moments_gives_the_state_at_its_end(
             layer.base(rows, text=as_text_columns if number % 2 else [])
         for part in (changes[:split], changes[split:]):
             if part:
-                layer.changes(part, text=as_text_columns)
+                layer.log(part, text=as_text_columns)
         assert layer.state() == expected(whole(*item) for item in moments[-1].items())
 
 
