@@ -151,6 +151,23 @@ def compacted_layers(storage: Storage, subdir: str, *, open_location: OpenLocati
     return tuple(Layer(manifest, digest, opened.of(manifest)) for manifest, digest in loaded)
 
 
+def layer_at(storage: Storage, subdir: str, number: int, *, open_location: OpenLocation) -> Layer:
+    """One layer that a run committed to a chain (LATEST or a path), checked against its parent; no other is read.
+
+    Raises NotFound when there is no such layer, and as `resolve` does.
+    """
+    collection = read_collection(storage)
+    names = chain_names(storage, find_subdir(storage, subdir))
+    if number not in names.originals:
+        raise NotFound(f"The backup {names.subdir} in {storage.display_uri} has no layer {number}.")
+    wanted = [(each, each) for each in (number - 1, number) if each >= 0]
+    loaded = list(_load(storage, names.subdir, wanted, collection))
+    for (parent, digest), (manifest, _) in itertools.pairwise(loaded):
+        _check_parent(manifest, parent, digest)
+    manifest, digest = loaded[-1]
+    return Layer(manifest, digest, _Locations(storage, open_location).of(manifest))
+
+
 def head(storage: Storage, subdir: str) -> tuple[Manifest, str]:
     """The newest valid layer that a run committed to a chain (LATEST or a path), and its manifest's SHA-256; the layers
     before it are not read. Raises as `resolve` does."""

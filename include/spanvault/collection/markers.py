@@ -23,7 +23,7 @@ class InvalidMarker(Value):
     marked_at: datetime
 
 
-def put_marker(storage: Storage, subdir: str, number: int, reason: str, now: datetime) -> InvalidMarker:
+def mark_invalid(storage: Storage, subdir: str, number: int, reason: str, now: datetime) -> InvalidMarker:
     """Mark the layer; the first marker stays and is returned. Raises NotFound for a layer that is not committed."""
     if storage.head(manifest_key(subdir, number)) is None:
         raise NotFound(f"The backup {subdir} in {storage.display_uri} has no layer {number} to be marked invalid.")

@@ -20,9 +20,10 @@ class Policy(Value):
 
 
 class Chain(Value):
-    """A complete chain: its path, the time of its newest cut, and its bytes on storage."""
+    """A complete chain: its path, the times of its oldest and its newest cut, and its bytes on storage."""
 
     subdir: str
+    start: datetime
     end: datetime
     file_bytes: int
 
@@ -43,6 +44,7 @@ def chains_of(entries: Iterable[IndexEntry]) -> tuple[Chain, ...]:
     return tuple(
         Chain(
             subdir=subdir,
+            start=min(entry.end.time for entry in members),
             end=max(entry.end.time for entry in members),
             file_bytes=sum(entry.totals.file_bytes for entry in members),
         )
@@ -71,10 +73,14 @@ def _check(policy: Policy) -> None:
 
 
 def _window_base(ordered: Sequence[Chain], policy: Policy, now: datetime) -> Chain | None:
-    """The chain that holds the state at the window's beginning: of those that end before it, the one that ends last."""
+    """The chain that holds the state at the window's beginning, if none that reaches into the window does: of those that
+    end before it, the one that ends last."""
     if policy.window is None:
         return None
-    before = [chain for chain in ordered if chain.end < now - policy.window]
+    begin = now - policy.window
+    if any(chain.start <= begin <= chain.end for chain in ordered):
+        return None
+    before = [chain for chain in ordered if chain.end < begin]
     return max(before, key=lambda chain: (chain.end, chain.subdir), default=None)
 
 

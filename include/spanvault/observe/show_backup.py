@@ -6,10 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from spanvault.collection.chain import resolve
+from spanvault.collection.chain import Layer, OpenLocation, no_locations, original_layers
 from spanvault.collection.files import read_files
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import list_chains
+from spanvault.collection.lookup import find_subdir
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, ManifestDatabase
 from spanvault.model.result import Cell, Result
@@ -29,6 +30,7 @@ COLUMNS = (
     "is_full_cluster",
     "regions",
 )
+WINDOW_COLUMNS = ("restorable_from", "restorable_to")
 _Row = tuple[Cell, ...]
 
 
@@ -38,22 +40,31 @@ def show_backups(storage: Storage) -> Result:
     return Result(columns=("path",), rows=tuple((subdir,) for subdir in sorted(list_chains(storage))))
 
 
-def show_backup(storage: Storage, subdir: str = "LATEST", *, check_files: bool = False, as_json: bool = False) -> Result:
-    """SHOW BACKUP: a row for each database, schema, table, view and sequence of each layer.
+def show_backup(
+    storage: Storage,
+    subdir: str = "LATEST",
+    *,
+    check_files: bool = False,
+    as_json: bool = False,
+    open_location: OpenLocation | None = None,
+) -> Result:
+    """SHOW BACKUP: a row for each database, schema, table, view and sequence of each valid layer that a run committed.
 
     Views and sequences are tables to CockroachDB, and so to `object_type`. `size_bytes` are bytes on the source, TOAST
     included. `check_files` adds `file_bytes`, the bytes in the backup, and raises Damaged with up to ten paths when
-    files are missing. `as_json` gives the stored manifest of each layer in one column. Raises NotFound.
+    files are missing; `open_location` is for layers whose data files are at an incremental location. `restorable_from`
+    and `restorable_to` of a layer with revision history: any time between the two can be restored, NULL of any other,
+    which only `end_time` can. `as_json` gives the stored manifest of each layer in one column. Raises NotFound.
     """
-    manifests = resolve(storage, subdir)
+    found = find_subdir(storage, subdir)
     if check_files:
-        verify_files(storage, manifests[0].subdir).require_pass()
+        verify_files(storage, found, open_location=open_location or no_locations).require_pass()
+    layers = original_layers(storage, found, open_location=lambda _: storage)  # no data file is read
     if as_json:
-        return Result(columns=("manifest",), rows=tuple((_compact(manifest),) for manifest in manifests))
-    columns = (*COLUMNS, "file_bytes") if check_files else COLUMNS
+        return Result(columns=("manifest",), rows=tuple((_compact(layer.manifest),) for layer in layers))
     return Result(
-        columns=columns,
-        rows=tuple(row for manifest in manifests for row in _layer_rows(storage, manifest, check_files)),
+        columns=(*COLUMNS, *(("file_bytes",) if check_files else ()), *WINDOW_COLUMNS),
+        rows=tuple(row for layer in layers for row in _layer_rows(storage, layer, check_files)),
     )
 
 
@@ -61,18 +72,20 @@ def _compact(manifest: Manifest) -> str:
     return json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False)
 
 
-def _layer_rows(storage: Storage, manifest: Manifest, with_file_bytes: bool) -> Iterator[_Row]:
+def _layer_rows(storage: Storage, layer: Layer, with_file_bytes: bool) -> Iterator[_Row]:
+    manifest = layer.manifest
     file_bytes: Counter[tuple[str, int]] = Counter()
     if with_file_bytes:
         for file in read_files(storage, manifest.subdir, manifest.files):
             file_bytes[file.database, file.table_oid] += file.bytes
     start = None if manifest.kind == "full" else format_time(manifest.start.time)
     facts = (manifest.kind, start, format_time(manifest.end.time))
+    window = (facts[1], facts[2]) if manifest.revision_history else (None, None)
     last = (manifest.request.target.kind == "cluster", None)
     for database in manifest.databases:
         for names, sizes, oid in _objects(database):
             own = (file_bytes[database.database.name, oid],) if oid is not None else (None,)
-            yield (*names, *facts, *sizes, *last, *(own if with_file_bytes else ()))
+            yield (*names, *facts, *sizes, *last, *(own if with_file_bytes else ()), *window)
 
 
 def _objects(entry: ManifestDatabase) -> Iterator[tuple[tuple[Cell, ...], tuple[Cell, Cell], int | None]]:

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from spanvault.collection.chain import resolve
+from spanvault.collection.chain import Layer, OpenLocation, no_locations
+from spanvault.collection.commits import read_commits
 from spanvault.collection.files import own_objects, read_files
 from spanvault.collection.layout import object_key
 from spanvault.collection.lookup import find_subdir
 from spanvault.columnar.read import read_batches, verified_file
 from spanvault.columnar.types import file_schema
 from spanvault.errors import Damaged
-from spanvault.model.manifest import DataFile, Manifest, ObjectReference
+from spanvault.model.manifest import DataFile, Manifest, ManifestDatabase, ObjectReference
 from spanvault.model.progress import Progress, Silent
 from spanvault.model.schema import SYSTEM_COLUMNS, Table
 from spanvault.storage.base import Storage
 from spanvault.verify.files import object_count
+from spanvault.verify.layers import layers_to_check
 from spanvault.verify.result import Findings, VerificationResult
 
 TableKey = tuple[str, int]
 
 
 def check_data(
-    storage: Storage, subdir: str = "LATEST", *, workers: int = 2, scratch: Path | None = None, progress: Progress | None = None
+    storage: Storage,
+    subdir: str = "LATEST",
+    number: int | None = None,
+    *,
+    open_location: OpenLocation = no_locations,
+    workers: int = 2,
+    scratch: Path | None = None,
+    progress: Progress | None = None,
 ) -> VerificationResult:
-    """Read all of a chain: digests of every object, columns and row counts of every data file, and per table the rows
-    that the manifest promises. Needs a copy of `workers` data files at a time on `scratch` (default: the system's
-    temporary folder).
+    """Read all of a chain's valid layers: digests of every object, columns and row counts of every data file, lists of
+    transactions, and per table the rows that the manifest promises. With `number` that layer only. Needs a copy of
+    `workers` data files at a time on `scratch` (default: the system's temporary folder).
 
     Raises NotFound and BadInput when there is no such backup to check.
     """
@@ -41,26 +50,36 @@ def check_data(
     found = find_subdir(storage, subdir)
     progress = progress or Silent()
     with findings.guard():
-        for manifest in resolve(storage, found):
+        layers = layers_to_check(storage, found, number, open_location, findings)
+        by_number = {layer.manifest.number: layer.manifest for layer in layers if not layer.manifest.compacted}
+        for layer in layers:
+            before = by_number.get(layer.manifest.first - 1)
             with findings.guard():
-                _check_layer(_Layer(storage, manifest, findings, progress, scratch), workers)
+                _check_layer(_Reading(storage, layer, before, findings, progress, scratch), workers)
     return findings.result()
 
 
-class _Layer:
-    """One layer under verification: reads objects (from several threads) and counts what its list says."""
+class _Reading:
+    """One layer under verification: reads objects (from several threads) and counts what its list says. `before` is the
+    layer before it, whose shapes an early change may still have."""
 
     def __init__(
-        self, storage: Storage, manifest: Manifest, findings: Findings, progress: Progress, scratch: Path | None
+        self,
+        storage: Storage,
+        layer: Layer,
+        before: Manifest | None,
+        findings: Findings,
+        progress: Progress,
+        scratch: Path | None,
     ) -> None:
         self.storage = storage
-        self.manifest = manifest
+        self.manifest = layer.manifest
         self.findings = findings
         self.progress = progress
+        self._data = layer.data
         self._scratch = scratch
-        self._tables = {
-            (entry.database.name, table.oid): table for entry in manifest.databases for table in entry.database.tables
-        }
+        self._tables = _shapes(layer.manifest)
+        self._before = _shapes(before) if before is not None else {}
 
     def check_object(self, reference: ObjectReference) -> None:
         """Compare an object's bytes with its digest."""
@@ -73,21 +92,42 @@ class _Layer:
         """Compare a data file's bytes with its digest, then decode all of it and count."""
         with self.findings.guard():
             key = object_key(self.manifest.subdir, file.path)
-            table = self._tables.get((file.database, file.table_oid))
-            if table is None:
+            of = (file.database, file.table_oid)
+            shapes = [table for table in (self._tables.get(of), self._before.get(of)) if table is not None]
+            if not shapes:
                 raise Damaged(f"{key} is of table {file.table_oid} of {file.database!r}, which the manifest does not have.")
-            with verified_file(self.storage, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
-                rows = _count_rows(local, key, file, table)
+            with verified_file(self._data, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
+                rows = _count_rows(local, key, file, shapes)
             if rows != file.rows:
                 raise Damaged(f"{key} holds {rows} rows, and {file.rows} were written.")
             self._seen(file.bytes, rows)
+
+    def check_commits(self, entry: ManifestDatabase) -> None:
+        """Compare a list of transactions with what the manifest says of the window."""
+        reference = entry.commits
+        if reference is None:
+            return
+        with self.findings.guard():
+            count = 0
+            for commit in read_commits(self.storage, self.manifest.subdir, reference):
+                count += 1
+                if not self.manifest.start.lsn <= commit.lsn < self.manifest.end.lsn:
+                    raise Damaged(
+                        f"{self.manifest.subdir}/{reference.path} lists a commit at {commit.lsn}, which is not between"
+                        f" {self.manifest.start.lsn} and {self.manifest.end.lsn}."
+                    )
+            if count != entry.window.transactions:
+                raise Damaged(
+                    f"{self.manifest.subdir}/{reference.path} lists {count} transactions, and the manifest says"
+                    f" {entry.window.transactions}."
+                )
 
     def _seen(self, size: int, rows: int) -> None:
         self.findings.looked_at(bytes_=size, rows=rows)
         self.progress.advance(units=1, bytes_=size, rows=rows)
 
 
-def _check_layer(layer: _Layer, workers: int) -> None:
+def _check_layer(layer: _Reading, workers: int) -> None:
     manifest = layer.manifest
     layer.progress.step("verify data", total_bytes=_total_bytes(manifest), total_units=object_count(manifest))
     rows: Counter[TableKey] = Counter()
@@ -105,7 +145,8 @@ def _check_layer(layer: _Layer, workers: int) -> None:
             yield partial(layer.check_file, file)
 
     own = (partial(layer.check_object, reference) for reference in own_objects(manifest))
-    _in_parallel(itertools.chain(own, listed()), workers)
+    commits = (partial(layer.check_commits, entry) for entry in manifest.databases)
+    _in_parallel(itertools.chain(own, commits, listed()), workers)
     if (count, size) != (manifest.totals.files, manifest.totals.file_bytes):
         layer.findings.fail(
             f"The list of {manifest.subdir} has {count} files of {size} bytes, and its manifest says"
@@ -118,12 +159,13 @@ def _total_bytes(manifest: Manifest) -> int:
     return manifest.totals.file_bytes + sum(reference.bytes for reference in own_objects(manifest))
 
 
-def _compare_rows(layer: _Layer, rows: Counter[TableKey], changed: set[TableKey]) -> None:
-    """A table's rows are those of its files where no change has to be merged into them."""
+def _compare_rows(layer: _Reading, rows: Counter[TableKey], changed: set[TableKey]) -> None:
+    """A table's rows are those of its files where the layer holds it whole and no change has to be merged into it."""
     for entry in layer.manifest.databases:
         for table in entry.tables:
             key = (entry.database.name, table.oid)
-            if table.rows_exact and key not in changed and rows[key] != table.rows:
+            whole = table.basis is not None and layer.manifest.first <= table.basis <= layer.manifest.number
+            if whole and table.rows_exact and key not in changed and rows[key] != table.rows:
                 layer.findings.fail(
                     f"The files of table {table.oid} of {entry.database.name!r} in {layer.manifest.subdir} hold"
                     f" {rows[key]} rows, and the manifest says {table.rows}."
@@ -142,8 +184,16 @@ def _in_parallel(tasks: Iterable[Callable[[], None]], workers: int) -> None:
             future.result()
 
 
-def _count_rows(local: Path, key: str, file: DataFile, table: Table) -> int:
-    expected = set(file_schema(table).names)
+def _shapes(manifest: Manifest) -> dict[TableKey, Table]:
+    return {(entry.database.name, table.oid): table for entry in manifest.databases for table in entry.database.tables}
+
+
+def _count_rows(local: Path, key: str, file: DataFile, shapes: Sequence[Table]) -> int:
+    """The rows of a file, whose columns must be those of a shape; changes of a later layer may have been logged in any
+    shape between the two."""
+    expected = set(file_schema(shapes[0]).names)
+    allowed = expected.union(*(file_schema(table).names for table in shapes[1:])) if file.role == "change" else expected
+    needed = {column.stored_as for column in shapes[0].key_columns} if len(shapes) > 1 else expected
     rows = 0
     try:
         for batch in read_batches(local):
@@ -151,8 +201,11 @@ def _count_rows(local: Path, key: str, file: DataFile, table: Table) -> int:
             names = set(batch.schema.names)
             if file.role == "change":
                 names -= SYSTEM_COLUMNS
-            if names != expected:
-                raise Damaged(f"{key} has the columns {sorted(names)}, and the table {table.qualified} has {sorted(expected)}.")
+            wrong = names != expected if file.role != "change" else not needed <= names <= allowed
+            if wrong:
+                raise Damaged(
+                    f"{key} has the columns {sorted(names)}, and the table {shapes[0].qualified} has {sorted(expected)}."
+                )
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"{key} cannot be decoded as Parquet, although its digest is right: {error}") from error
     return rows

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spanvault.collection.chain import resolve
+from spanvault.collection.chain import Resolved, resolve
 from spanvault.collection.files import own_objects
 from spanvault.collection.lookup import find_subdir
 from spanvault.config.clusters import Cluster, cluster_from_url
@@ -30,8 +30,8 @@ from spanvault.verify.result import Findings, VerificationResult
 def check_schema(
     storage: Storage, subdir: str = "LATEST", *, scratch: Path | None = None, progress: Progress | None = None
 ) -> VerificationResult:
-    """Create everything but rows of a backup: databases, roles, tables, functions, indexes, constraints. The server is
-    made on `scratch` (default: the system's temporary folder) and deleted afterwards.
+    """Create everything but rows of a backup's newest valid layer: databases, roles, tables, functions, indexes,
+    constraints. The server is made on `scratch` (default: the system's temporary folder) and deleted afterwards.
 
     A changed schema fails the verification. What the scratch server refuses means that it could not be done: the server
     has no extensions but PostgreSQL's own. Raises NotFound and BadInput when there is no such backup to check.
@@ -39,17 +39,18 @@ def check_schema(
     findings = Findings("schema_only")
     found = find_subdir(storage, subdir)
     with findings.guard():
-        manifest = resolve(storage, found)[-1]
-        _restore(storage, manifest, scratch, progress or Silent())
-        for reference in own_objects(manifest):
-            if reference != manifest.files:
+        resolved = resolve(storage, found, open_location=lambda _: storage)  # no data file is read
+        _restore(storage, resolved, scratch, progress or Silent())
+        for reference in own_objects(resolved.manifest):
+            if reference.path.endswith((".dump", ".sql")):
                 findings.looked_at(bytes_=reference.bytes)
     return findings.result()
 
 
 @translated("Restoring the schema into a scratch server")
-def _restore(storage: Storage, manifest: Manifest, scratch: Path | None, progress: Progress) -> None:
+def _restore(storage: Storage, resolved: Resolved, scratch: Path | None, progress: Progress) -> None:
     progress.step("restore schema")
+    manifest = resolved.manifest
     with _scratch_cluster(scratch) as cluster:
         if isinstance(manifest.request.target, SchemaTarget | TableTarget):
             _make_databases(cluster, manifest)
@@ -59,7 +60,7 @@ def _restore(storage: Storage, manifest: Manifest, scratch: Path | None, progres
             collection=storage.display_uri,
             options=RestoreOptions(schema_only=True),
         )
-        work = planned_work(storage, manifest, cluster, request, progress=progress, scratch=scratch)
+        work = planned_work(storage, resolved, cluster, request, progress=progress, scratch=scratch)
         restore_schema(work)
         finish_restore(work)
 

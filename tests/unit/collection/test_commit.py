@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from spanvault.collection.chain import load_manifest, resolve
+from spanvault.collection.chain import load_manifest, no_locations
+from spanvault.collection.chain import resolve as resolve_layers
 from spanvault.collection.commit import commit
 from spanvault.collection.index import list_chains, list_entries, rebuild
 from spanvault.collection.layout import README_KEY, index_key, manifest_key, plan_key
@@ -17,9 +18,15 @@ from spanvault.collection.lookup import find_subdir
 from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound, Refused, Retryable
 from spanvault.model.cut import subdir_of
 from spanvault.model.manifest import Manifest
+from spanvault.storage.base import Storage
 from spanvault.storage.local import LocalStorage
 from tests.kit.collections import PLANNED_AT, SealedRun, write_collection, write_uncommitted
 from tests.kit.faults import KILLED, Faults, FaultyStorage, Killed
+
+
+def resolve(storage: Storage, subdir: str, as_of: datetime | None = None) -> tuple[Manifest, ...]:
+    """The manifests of the layers that a restore reads."""
+    return tuple(layer.manifest for layer in resolve_layers(storage, subdir, as_of, open_location=no_locations).layers)
 
 
 def test_a_committed_backup_is_found_by_path_and_as_latest(storage: LocalStorage) -> None:
@@ -206,20 +213,20 @@ def test_nothing_there_is_said_in_a_sentence(storage: LocalStorage) -> None:
 def test_a_time_must_be_an_exact_end(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
     assert resolve(storage, "LATEST", manifest.end.time) == (manifest,)
-    with pytest.raises(BadInput, match=r"Invalid RESTORE timestamp .* exact end: 2026-11-22 14:30:30\.120000\+00"):
+    with pytest.raises(BadInput, match=r"Invalid RESTORE timestamp .* restorable time is 2026-11-22 14:30:30\.120000\+00 before"):
         resolve(storage, "LATEST", manifest.end.time + timedelta(microseconds=1))
 
 
 def test_what_this_version_does_not_know_in_a_chain_stops_it(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
-    storage.put(f"{manifest.subdir}/chain/000000.invalid.json", b"{}")
+    storage.put(f"{manifest.subdir}/chain/ENCRYPTION.json", b"{}")
     with pytest.raises(Refused, match="does not know; upgrade"):
         resolve(storage, "LATEST")
 
 
 def test_a_layer_of_a_newer_format_stops_the_chain(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
-    storage.put(manifest_key(manifest.subdir, 1), b'{"format_version": 2, "kind": "incremental"}')
+    storage.put(manifest_key(manifest.subdir, 1), b'{"format_version": 9, "kind": "incremental"}')
     with pytest.raises(Refused, match="newer Spanvault"):
         resolve(storage, "LATEST")
 

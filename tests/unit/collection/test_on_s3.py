@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spanvault.collection.chain import resolve
+from spanvault.collection.chain import no_locations, resolve
 from spanvault.collection.commit import commit
 from spanvault.collection.expire import expire
 from spanvault.collection.index import list_chains, rebuild
@@ -39,11 +39,11 @@ def bucket(seaweed: SeaweedServer) -> Storage:
 
 def test_the_life_of_a_collection(bucket: Storage) -> None:
     with pytest.raises(NotFound):
-        resolve(bucket, "LATEST")
+        resolve(bucket, open_location=no_locations)
     old = write_collection(bucket)
     new = write_collection(bucket, planned_at=PLANNED_AT + timedelta(days=40), run_key="new")
     run = write_uncommitted(bucket, planned_at=PLANNED_AT + timedelta(days=41), run_key="abandoned")
-    assert resolve(bucket, "LATEST") == (new,)
+    assert resolve(bucket, open_location=no_locations).manifest == new
     assert list(list_chains(bucket)) == [new.subdir, old.subdir]
     assert rebuild(bucket).kept == 2
     assert check_collection(bucket).outcome == "pass"
@@ -67,5 +67,5 @@ def test_racing_plans_and_commits_have_one_winner(bucket: Storage) -> None:
         planned = list(pool.map(lambda plan: create_plan(bucket, plan), plans))
         committed = set(pool.map(lambda manifest: commit(bucket, manifest), tries))
     assert planned.count(True) == 1
-    assert committed == {resolve(bucket, run.plan.subdir)[0]}
+    assert committed == {resolve(bucket, run.plan.subdir, open_location=no_locations).manifest}
     assert bucket.head(manifest_key(run.plan.subdir)) is not None

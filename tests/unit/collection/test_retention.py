@@ -15,7 +15,8 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 def _chain(days_ago: float) -> Chain:
     planned = NOW - timedelta(days=days_ago)
-    return Chain(subdir=subdir_of(planned), end=planned + timedelta(minutes=5), file_bytes=1)
+    cut = planned + timedelta(minutes=5)
+    return Chain(subdir=subdir_of(planned), start=cut, end=cut, file_bytes=1)
 
 
 def _kept(days_ago: list[float], policy: Policy) -> list[float]:
@@ -36,6 +37,13 @@ def test_a_window_keeps_what_restores_to_its_beginning() -> None:
 
 def test_a_window_keeps_the_newest_of_old_backups() -> None:
     assert _kept([30, 40], Policy(window=timedelta(days=7))) == [30]
+
+
+def test_a_chain_that_reaches_into_the_window_needs_none_before_it() -> None:
+    old, long = _chain(20), _chain(10).model_copy(update={"end": NOW - timedelta(days=5)})
+    for window, kept in ((timedelta(days=7), [long]), (timedelta(days=15), [long, old])):
+        decisions = decide([old, long], Policy(window=window), NOW)
+        assert [decision.chain for decision in decisions if not decision.expire] == kept
 
 
 def test_either_rule_keeps() -> None:

@@ -54,15 +54,17 @@ def test_show_backup_has_the_documented_columns_and_a_row_for_each_object(storag
         "rows",
         "is_full_cluster",
         "regions",
+        "restorable_from",
+        "restorable_to",
     )
     assert result.rows == (
-        (None, None, "shop", "database", *FACTS, None, None, True, None),
-        ("shop", None, "audit", "schema", *FACTS, None, None, True, None),
-        ("shop", None, "public", "schema", *FACTS, None, None, True, None),
-        ("shop", "audit", "events", "table", *FACTS, 16384, 2, True, None),
-        ("shop", "public", "orders", "table", *FACTS, 16384, 3, True, None),
-        ("shop", "public", "open_orders", "table", *FACTS, 0, 0, True, None),
-        ("shop", "public", "orders_id_seq", "table", *FACTS, 0, 0, True, None),
+        (None, None, "shop", "database", *FACTS, None, None, True, None, None, None),
+        ("shop", None, "audit", "schema", *FACTS, None, None, True, None, None, None),
+        ("shop", None, "public", "schema", *FACTS, None, None, True, None, None, None),
+        ("shop", "audit", "events", "table", *FACTS, 16384, 2, True, None, None, None),
+        ("shop", "public", "orders", "table", *FACTS, 16384, 3, True, None, None, None),
+        ("shop", "public", "open_orders", "table", *FACTS, 0, 0, True, None, None, None),
+        ("shop", "public", "orders_id_seq", "table", *FACTS, 0, 0, True, None, None, None),
     )
 
 
@@ -74,7 +76,7 @@ def test_a_backup_of_a_database_is_not_of_the_full_cluster(storage: LocalStorage
 def test_check_files_adds_the_bytes_in_the_backup(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
     result = show_backup(storage, manifest.subdir, check_files=True)
-    assert result.columns[-2:] == ("regions", "file_bytes")
+    assert result.columns[-4:] == ("regions", "file_bytes", "restorable_from", "restorable_to")
     sizes = {
         table: sum(
             (storage._root / object_key(manifest.subdir, file.path)).stat().st_size
