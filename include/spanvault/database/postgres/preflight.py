@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Literal
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import read_tables, user_databases
 from spanvault.database.postgres.connect import connect
-from spanvault.database.postgres.quoting import qualified, quote
+from spanvault.database.postgres.quoting import literal, qualified, quote
 from spanvault.database.postgres.server import Connection, scalar, server_version, version_number
 from spanvault.errors import BadInput
 from spanvault.model.base import Value
@@ -34,10 +35,10 @@ def require(connection: Connection) -> None:
             raise BadInput(f"The source is not ready: {check.detail}. Fix: {check.fix}")
 
 
-def examine(endpoint: Endpoint) -> list[Check]:
-    """All checks of a cluster, over all its databases."""
+def examine(endpoint: Endpoint, interval: timedelta | None = None) -> list[Check]:
+    """All checks of a cluster, over all its databases. `interval`: the time between two backups of a chain."""
     with connect(endpoint, purpose="preflight") as connection:
-        checks = [*server_checks(connection), *_advice(connection)]
+        checks = [*server_checks(connection), *advice(connection, interval)]
         names = user_databases(lambda text: connection.execute(text.encode()).fetchall())
     for name in names:
         with connect(endpoint, name, purpose="preflight") as connection:
@@ -125,8 +126,15 @@ def _room(name: str, used: int, limit: int, setting: str) -> Check:
     return Check(name=setting, status="warning" if tight else "ok", detail=detail, fix=fix if tight else "")
 
 
-def _advice(connection: Connection) -> list[Check]:
-    return [check(connection) for check in (_wal_limit, _idle_limit, _open_transactions)]
+def advice(connection: Connection, interval: timedelta | None = None) -> list[Check]:
+    """What is no obstacle now and may become one: limits on slots, standbys that slots fail over to, the server's disk."""
+    return [
+        _wal_limit(connection),
+        _idle_limit(connection, interval),
+        *_failover(connection),
+        _spill(connection),
+        _open_transactions(connection),
+    ]
 
 
 def _wal_limit(connection: Connection) -> Check:
@@ -140,20 +148,76 @@ def _wal_limit(connection: Connection) -> Check:
             fix="ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'; SELECT pg_reload_conf();",
         )
     status: Status = "warning" if limit < 1024 else "ok"
-    return Check(name=name, status=status, detail=f"slots may keep {limit} MiB of log; a backup's log beyond it is lost")
+    detail = f"slots may keep {limit} MiB of log; a chain whose slot needs more ends there, and the next backup is a full one"
+    fix = "ALTER SYSTEM SET max_slot_wal_keep_size = '64GB'; SELECT pg_reload_conf();" if status == "warning" else ""
+    return Check(name=name, status=status, detail=detail, fix=fix)
 
 
-def _idle_limit(connection: Connection) -> Check:
+def _idle_limit(connection: Connection, interval: timedelta | None) -> Check:
     name = "idle_replication_slot_timeout"
-    row = connection.execute("SELECT setting || unit FROM pg_catalog.pg_settings WHERE name = %s AND setting <> '0'", (name,))
-    found = row.fetchone()
-    if found is None:
+    limit = scalar(
+        connection, "SELECT (setting || unit)::interval FROM pg_catalog.pg_settings WHERE name = %s AND setting <> '0'", (name,)
+    )
+    if limit is None:
         return Check(name=name, status="ok", detail="slots may stay idle between backups")
+    detail = f"the server drops slots that are idle for {limit}"
+    status: Status
+    if interval is None:
+        status, detail = "warning", f"{detail}: it must be longer than the time between backups"
+    elif interval >= limit:
+        status, detail = "failed", f"{detail}, and backups come every {interval}: each chain ends after its first layer"
+    elif interval * 2 > limit:
+        status, detail = "warning", f"{detail}, and backups come every {interval}: one that is late ends its chain"
+    else:
+        return Check(name=name, status="ok", detail=f"{detail}; backups come every {interval}")
     return Check(
         name=name,
-        status="warning",
-        detail=f"the server drops slots that are idle for {found[0]}: it must be longer than the time between backups",
+        status=status,
+        detail=detail,
         fix="ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();",
+    )
+
+
+def _failover(connection: Connection) -> list[Check]:
+    """A promoted standby may lack what was backed up from the primary, unless slots that fail over wait for it."""
+    name = "synchronized_standby_slots"
+    setting = scalar(connection, "SELECT pg_catalog.current_setting(%s, true)", (name,))
+    slots = connection.execute(
+        "SELECT s.slot_name FROM pg_catalog.pg_replication_slots s"
+        " WHERE (pg_catalog.to_jsonb(s) ->> 'failover')::bool AND NOT s.temporary ORDER BY 1"
+    ).fetchall()
+    if setting is None or not slots:
+        return []
+    listed = few([row[0] for row in slots], 5)
+    if setting:
+        return [Check(name=name, status="ok", detail=f"slots that fail over ({listed}) wait for {setting}")]
+    physical = connection.execute(
+        "SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1"
+    ).fetchall()
+    standbys = ", ".join(row[0] for row in physical) or "<the standbys' physical slots>"
+    return [
+        Check(
+            name=name,
+            status="warning",
+            detail=f"slots fail over ({listed}) and wait for no standby: after a promotion chains may hold what the new primary "
+            "never had, and end",
+            fix=f"ALTER SYSTEM SET synchronized_standby_slots = {literal(standbys)}; SELECT pg_reload_conf();",
+        )
+    ]
+
+
+def _spill(connection: Connection) -> Check:
+    memory = scalar(connection, "SELECT pg_catalog.current_setting('logical_decoding_work_mem')")
+    kept = scalar(
+        connection,
+        "SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)), 0)::int8"
+        " FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE 'spanvault\\_%' AND NOT temporary",
+    )
+    return Check(
+        name="temporary disk",
+        status="ok",
+        detail=f"reading the log writes the window's changes (pgsql_tmp) and transactions larger than {memory} (pg_replslot) to "
+        f"the server's disk: keep about twice the log of a window free; {int(kept) // _MIB} MiB are kept now",
     )
 
 
