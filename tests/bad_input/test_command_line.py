@@ -130,8 +130,17 @@ def test_a_collection_that_is_not_there(statement: str, capsys: Captured, databa
 
 
 def test_a_collection_command_on_an_empty_place(capsys: Captured, tmp_path: Path) -> None:
-    for command in (["check"], ["check", "--level", "checksums"], ["rebuild-index"], ["sweep"]):
-        refusal(capsys, 2, "collection", *command, f"file://{tmp_path}/none")
+    place = f"file://{tmp_path}/none"
+    for command in (["check"], ["check", "--level", "checksums"], ["rebuild-index"], ["sweep"], ["windows"]):
+        refusal(capsys, 2, "collection", *command, place)
+    for chain in ([], ["2026/11/22-143000.00"], ["LATEST", "--full"]):
+        refusal(capsys, 2, "collection", "compact", place, *chain)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_chain_to_compact_that_is_not_there(capsys: Captured, backup: str) -> None:
+    assert "2020/01/01-000000.00" in refusal(capsys, 2, "collection", "compact", backup, "2020/01/01-000000.00")
+    assert "'yesterday' is not a backup's path" in refusal(capsys, 2, "collection", "compact", backup, "yesterday")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +177,11 @@ def test_a_backup_that_is_not_there(capsys: Captured, backup: str) -> None:
         ("RESTORE TABLE item FROM LATEST IN '{uri}' WITH into_db = 'nowhere'", "nowhere"),
         (
             "RESTORE DATABASE {name} FROM LATEST IN '{uri}' AS OF SYSTEM TIME '2001-01-01' WITH new_db_name = 'x'",
-            "restored only as of its exact end",
+            "the nearest restorable time is",
+        ),
+        (
+            "RESTORE DATABASE {name} FROM LATEST IN '{uri}' AS OF SYSTEM TIME '0/1' WITH new_db_name = 'x'",
+            "the nearest restorable position is",
         ),
     ],
 )
@@ -176,6 +189,26 @@ def test_a_restore_that_cannot_be(statement: str, part: str, capsys: Captured, s
     message = refusal(capsys, 2, "sql", "--url", shop.url, statement.format(name=shop.name, uri=backup))
     assert part in message
     assert shop.execute("select count(*) from item") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "part"),
+    [
+        ("BACKUP DATABASE {name} INTO LATEST IN '{uri}/none'", 2, "/none"),
+        ("BACKUP DATABASE {name} INTO '2020/01/01-000000.00' IN '{uri}'", 2, "2020/01/01-000000.00"),
+        ("BACKUP TABLE item INTO LATEST IN '{uri}'", 2, "names the same targets as its full backup"),
+        # Its protection was given up, so the log that an incremental needs is gone.
+        ("BACKUP DATABASE {name} INTO LATEST IN '{uri}' WITH on_broken_chain = 'fail'", 1, "the chain ends at"),
+        ("BACKUP DATABASE {name} INTO LATEST IN '{uri}' WITH incremental_location = 'ftp://h/x'", 2, "unknown scheme 'ftp'"),
+    ],
+)
+def test_an_incremental_backup_that_cannot_be(
+    statement: str, code: int, part: str, capsys: Captured, shop: TestDatabase, backup: str
+) -> None:
+    slots = "select slot_name from pg_replication_slots where database = current_database() order by 1"
+    before = answer(capsys, "sql", f"SHOW BACKUP LATEST IN '{backup}'"), shop.execute(slots)
+    assert part in refusal(capsys, code, "sql", "--url", shop.url, statement.format(name=shop.name, uri=backup))
+    assert (answer(capsys, "sql", f"SHOW BACKUP LATEST IN '{backup}'"), shop.execute(slots)) == before
 
 
 def test_a_protection_that_is_not_there(capsys: Captured, shop: TestDatabase) -> None:
