@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
+from spanvault.collection.chain import Resolved, resolve
 from spanvault.collection.files import read_files
 from spanvault.config.settings import Settings
 from spanvault.database.postgres.connect import connect
@@ -17,7 +19,9 @@ from spanvault.database.postgres.copy_in import copy_batches
 from spanvault.database.postgres.quoting import qualified, quote
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
+from spanvault.merge.history import histories
 from spanvault.merge.table import table_at
+from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Manifest
 from spanvault.model.request import BackupOptions, BackupRequest
 from spanvault.model.target import DatabaseTarget, Target
@@ -97,22 +101,28 @@ class Backup:
         elif visit == 0:
             hook()
 
-    def rows(self, manifest: Manifest, table_name: str, schema: str = "public") -> list[str]:
-        """The rows that the backup holds of a table, loaded into PostgreSQL and printed by it, sorted."""
-        entry = manifest.database(self.database.name)
+    def increment(self, append: str = "LATEST", as_of: datetime | None = None, **options: object) -> Manifest:
+        """Take an incremental backup in this process; its newest layer."""
+        changed = self.options.model_copy(update=options)
+        request = self.request.model_copy(update={"append": append, "as_of": as_of, "options": changed})
+        return run_backup(self.context, self.database.cluster, request, processes=False)
+
+    def resolved(self, subdir: str = "LATEST", as_of: datetime | Lsn | None = None) -> Resolved:
+        """What gives a state of the collection."""
+        return resolve(self.storage, subdir, as_of, open_location=self.context.storage)
+
+    def rows(self, manifest: Manifest, table_name: str, schema: str = "public", at: datetime | Lsn | None = None) -> list[str]:
+        """The rows of a table at the end of the layer, or at another cut of its chain, loaded into PostgreSQL and printed
+        by it, sorted."""
+        resolved = self.resolved(manifest.subdir, at if at is not None else manifest.end.lsn)
+        entry = resolved.manifest.database(self.database.name)
         assert entry is not None
         table = next(t for t in entry.database.tables if (t.schema_name, t.name) == (schema, table_name))
-        files = [
-            file
-            for file in read_files(self.storage, manifest.subdir, manifest.files)
-            if (file.database, file.table_oid) == (self.database.name, table.oid)
-        ]
-        columns = ", ".join(quote(column.name) for column in table.data_columns)
+        history = histories(self.storage, resolved, lambda _, oid: oid == table.oid)[self.database.name, table.oid]
         with connect(self.database.endpoint, purpose="test") as session:
-            source = qualified(schema, table_name)
-            session.execute(f"CREATE TEMP TABLE held AS SELECT {columns} FROM ONLY {source} LIMIT 0".encode())
-            batches = table_at(self.storage, manifest.subdir, table, files, None)
-            copy_batches(session, "pg_temp.held", table.data_columns, batches)
+            columns = ", ".join(f"{quote(column.name)} {column.type_name}" for column in table.data_columns)
+            session.execute(f"CREATE TEMP TABLE held ({columns})".encode())
+            copy_batches(session, "pg_temp.held", table.data_columns, table_at(history, None))
             return [row[0] for row in session.execute("SELECT held::text FROM pg_temp.held ORDER BY 1")]
 
     def source_rows(self, table_name: str, schema: str = "public") -> list[str]:
@@ -128,7 +138,9 @@ class Backup:
             return [row[0] for row in session.execute(query.encode())]
 
     def capture(self, manifest: Manifest, table_name: str) -> str:
-        """How a table's rows reached the backup: `log` or `exact`."""
+        """How a table's rows reached the layer: `exact` if they were read under the cut's snapshot, else `log`."""
         entry = manifest.database(self.database.name)
         assert entry is not None
-        return next(t.capture for t in entry.database.tables if t.name == table_name)
+        oid = next(table.oid for table in entry.database.tables if table.name == table_name)
+        files = read_files(self.storage, manifest.subdir, manifest.files)
+        return "exact" if any(file.role == "exact" for file in files if file.table_oid == oid) else "log"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from spanvault.backup.change_files import ChangeRow
 from spanvault.database.postgres.pgoutput import (
     UNCHANGED,
     Change,
@@ -152,7 +153,7 @@ class TableChanges:
             )
         return chunk
 
-    def rows(self, chunk: dict[Key, Entry]) -> Iterator[tuple[Entry, list[Value]]]:
+    def rows(self, chunk: dict[Key, Entry]) -> Iterator[ChangeRow]:
         """Each complete entry of a chunk with its values; of a deletion only the key's are set. Rows that lack values
         are left out: they are in `open_holes`, and a later change or a read at the cut gives them whole."""
         width = len(self._columns)
@@ -161,9 +162,9 @@ class TableChanges:
                 continue
             if entry.payload is None:
                 values: list[Value] = [None] * width
-                yield entry, self.with_key(values, key)
+                yield ChangeRow(entry.operation, entry.change, self.with_key(values, key))
             else:
-                yield entry, self.with_key(self.values(entry), key)
+                yield ChangeRow(entry.operation, entry.change, self.with_key(self.values(entry), key))
 
     def with_key(self, values: list[Value], key: Key) -> list[Value]:
         """`values` with the key's columns set from `key` (which is in order of place)."""

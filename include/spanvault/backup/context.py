@@ -14,11 +14,15 @@ from spanvault.storage.base import Storage
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one layer. `reached` is called with the name of each point after which a crash must do no harm, so
-    that tests can cause one there. `wait_seconds` bounds the waits for the source's open transactions."""
+    """One run of one layer. `data` is where its data files go, the rest goes to `storage`.
+
+    `reached` is called with the name of each point after which a crash must do no harm, so that tests can cause one
+    there. `wait_seconds` bounds the waits for the source's open transactions.
+    """
 
     cluster: Cluster
     storage: Storage
+    data: Storage
     plan: Plan
     progress: Progress = field(default_factory=Silent)
     clock: Clock = now

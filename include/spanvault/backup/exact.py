@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
 from spanvault.backup.export import data_file, select_slice
 from spanvault.backup.plan import slices_of
 from spanvault.backup.reading import check_readable, reading
-from spanvault.backup.sealing import DatabaseSeal
 from spanvault.collection.layout import data_path, object_key
 from spanvault.database.postgres.connect import connection_parameters
 from spanvault.database.postgres.copy_out import CopySession, export_query
@@ -19,7 +19,7 @@ from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Fingerprint, Table
 
 
-def read_exactly(run: Run, entry: DatabaseSeal, tables: Sequence[Table]) -> None:
+def read_exactly(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> None:
     """Read these tables under the snapshot, in slices, by several sessions at once.
 
     Raises SnapshotTooOld when one was rewritten or dropped after the snapshot: it would read as empty.
@@ -35,30 +35,31 @@ def read_exactly(run: Run, entry: DatabaseSeal, tables: Sequence[Table]) -> None
         entry.add_exact(table, (file for file in files if file.table_oid == table.oid))
 
 
-def _read_slice(run: Run, entry: DatabaseSeal, table: Table, first_page: int, end_page: int | None) -> DataFile:
+def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int, end_page: int | None) -> DataFile:
     path = data_path(run.plan.number)
     with CopySession(connection_parameters(run.cluster.primary, entry.name, "seal")) as session:
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         session.execute(f"SET TRANSACTION SNAPSHOT {literal(entry.snapshot.name)}")
         live = check_readable(session, run, table)
         query = select_slice(live, first_page, end_page)
-        written = export_query(session, query, table, run.storage, object_key(run.plan.subdir, path))
+        written = export_query(session, query, table, run.data, object_key(run.plan.subdir, path))
         session.execute("COMMIT")
     run.progress.advance(rows=written.rows, bytes_=written.bytes)
     return data_file(path, written, entry.name, table, role="exact", as_of=entry.snapshot.lsn)
 
 
-def compute_fingerprints(run: Run, entry: DatabaseSeal) -> None:
+def compute_fingerprints(run: Run, entry: CapturedDatabase) -> None:
     """Let PostgreSQL count and hash every table under the snapshot, several at once."""
     tables = entry.readable_tables()
     run.progress.step(f"fingerprint {entry.name}", total_units=len(tables))
     with ThreadPoolExecutor(run.plan.request.options.workers) as pool:
-        for table, fingerprint in zip(tables, pool.map(lambda table: _fingerprint(run, entry, table), tables), strict=True):
+        for table, fingerprint in zip(tables, pool.map(lambda table: fingerprint_of(run, entry, table), tables), strict=True):
             entry.fingerprints[table.oid] = fingerprint
             run.progress.advance(units=1)
 
 
-def _fingerprint(run: Run, entry: DatabaseSeal, table: Table) -> Fingerprint:
+def fingerprint_of(run: Run, entry: CapturedDatabase, table: Table) -> Fingerprint:
+    """PostgreSQL's count and hash of a table under the snapshot."""
     with reading(run, entry, table) as session:
         rows, digest = session.execute(fingerprint_sql(table.schema_name, table.name).encode()).fetchone() or (0, "0")
     return Fingerprint(rows=rows, hash=digest, lsn=entry.snapshot.lsn)

@@ -83,7 +83,7 @@ def _read_span(run: Run, session: CopySession, table: Table, span: Span) -> Rece
         return None
     path = data_path(run.plan.number)
     query = select_slice(live, span.first_page, span.end_page)
-    written = export_query(session, query, table, run.storage, object_key(run.plan.subdir, path))
+    written = export_query(session, query, table, run.data, object_key(run.plan.subdir, path))
     run.reached("export.after_data")
     seen = Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text"))
     timeline = int(value(session, TIMELINE))

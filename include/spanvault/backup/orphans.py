@@ -7,6 +7,7 @@ from itertools import islice
 
 from psycopg import RawCursor
 
+from spanvault.backup.change_files import ChangeRow
 from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.changes import Entry, Key, TableChanges
 from spanvault.backup.context import Run
@@ -32,7 +33,7 @@ def read_orphans(run: Run, entry: DatabaseSeal) -> None:
         with reading(run, entry, changes.table) as session:
             for keys in _parts(changes.open_holes):
                 rows = read_by_key(session, changes, keys)
-                entry.changes.write(changes, [(Entry("U", place, values), values) for values in rows.values()])
+                entry.changes.write(changes, [ChangeRow("U", place, values) for values in rows.values()])
                 found += len(rows)
         if found != len(changes.open_holes):
             raise StateUnknown(

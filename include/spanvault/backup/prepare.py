@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from spanvault.backup.captured import query_of
 from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
 from spanvault.backup.protection import protection_length
-from spanvault.backup.sealing import query_of
+from spanvault.collection.chain import load_manifest
 from spanvault.collection.commit import committed_run
 from spanvault.collection.identity import ensure_collection
+from spanvault.collection.lookup import is_complete
+from spanvault.collection.manifests import any_names
 from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import read_database, read_tables, read_views, types_version, user_databases
@@ -32,17 +35,33 @@ _LOOK_BACK = 50  # chains searched for an unfinished run of the same request
 def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
     """The plan that an earlier try of this very run left, finished or not.
 
-    A run is planned when it begins, never before it was due, so only the chains since then are looked through; clocks
-    of scheduler and worker may differ by CLOCK_SKEW.
+    A run is planned when it begins, never before it was due, so only the chains and layers since then are looked through;
+    clocks of scheduler and worker may differ by CLOCK_SKEW.
     """
-    earliest = subdir_of(due - CLOCK_SKEW)
+    earliest = due - CLOCK_SKEW
     for subdir in chain_subdirs(storage):
-        if subdir < earliest:
-            return None
         plan = read_plan(storage, subdir)
         if plan is not None and plan.run_key == run_key:
             return plan
+        if is_complete(storage, subdir) and (found := _own_layer_plan(storage, subdir, run_key, earliest)) is not None:
+            return found
+        if subdir < subdir_of(earliest) and is_complete(storage, subdir):
+            return None  # layers of chains before the newest complete one were committed before its full
     return None
+
+
+def _own_layer_plan(storage: Storage, subdir: str, run_key: str, earliest: datetime) -> Plan | None:
+    """The run's plan of the layer that comes next, or of the first one that it committed."""
+    number = any_names(storage, subdir).originals[-1]
+    found = read_plan(storage, subdir, number + 1, run_key)
+    while number > 0:
+        manifest = load_manifest(storage, subdir, number)
+        if manifest.committed_at < earliest:
+            break
+        if manifest.run_key == run_key:
+            found = read_plan(storage, subdir, number, run_key)
+        number -= 1
+    return found
 
 
 def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) -> Plan | None:
@@ -83,8 +102,10 @@ def make_plan(
     run_key: str,
     clock: Callable[[], datetime],
     wait_seconds: float,
+    closes: str | None = None,
 ) -> Plan:
-    """Examine and protect the source, then write PLAN.json under the first free time from now on.
+    """Examine and protect the source, then write PLAN.json under the first free time from now on. `closes` is the chain
+    that the full follows.
 
     The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
     what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
@@ -95,10 +116,10 @@ def make_plan(
         names = databases_of(request.target, user_databases(query_of(connection)), cluster.primary.database)
     collection = ensure_collection(storage, system_identifier=source.system_identifier, now=clock())
     owner = Owner(collection_id=collection.id, collection=storage.display_uri, expires_at=clock() + protection_length(request))
-    databases = tuple(_plan_database(cluster, request, name, owner, wait_seconds) for name in names)
-    _check_patterns(request, cluster.primary.database, databases, cluster)
+    databases = tuple(plan_database(cluster, request, name, owner, wait_seconds) for name in names)
+    check_names(request, cluster.primary.database, databases, cluster)
     planned_at = clock()
-    draft = _draft(collection, source, request, run_key, planned_at, databases)
+    draft = _draft(collection, source, request, run_key, planned_at, databases).model_copy(update={"closes": closes})
     for subdir in _subdirs_from(planned_at):
         plan = draft.model_copy(update={"subdir": subdir})
         if create_plan(storage, plan):
@@ -109,7 +130,7 @@ def make_plan(
     raise Refused(f"The collection {storage.display_uri} holds too many backups of one second; try again.")
 
 
-def _plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
+def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
     with connect(cluster.primary, name, purpose="plan") as connection:
         query = query_of(connection)
         database = read_database(query)
@@ -122,7 +143,7 @@ def _plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: O
         )
 
 
-def _check_patterns(request: BackupRequest, connected: str, databases: Sequence[PlannedDatabase], cluster: Cluster) -> None:
+def check_names(request: BackupRequest, connected: str, databases: Sequence[PlannedDatabase], cluster: Cluster) -> None:
     """Every schema and table that the target names must exist: a typing error must not make an empty backup."""
     target = request.target
     if isinstance(target, DatabaseTarget) or not isinstance(target, SchemaTarget | TableTarget):
@@ -194,7 +215,10 @@ def redacted(request: BackupRequest) -> BackupRequest:
     """The request as documents hold it: no secret in its URI."""
     from spanvault.model.uri import StorageUri
 
-    return request.model_copy(update={"into": StorageUri.parse(request.into).redacted()})
+    location = request.options.incremental_location
+    shown = StorageUri.parse(location).redacted() if location else None
+    options = request.options.model_copy(update={"incremental_location": shown})
+    return request.model_copy(update={"into": StorageUri.parse(request.into).redacted(), "options": options})
 
 
 def _subdirs_from(planned_at: datetime) -> list[str]:

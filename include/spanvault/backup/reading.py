@@ -12,9 +12,9 @@ from typing import Any
 
 from psycopg import errors as pg_errors
 
+from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
 from spanvault.backup.export import Session, SnapshotTooOld, lock_and_check
-from spanvault.backup.sealing import DatabaseSeal
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.quoting import literal
 from spanvault.database.postgres.server import Connection
@@ -47,7 +47,7 @@ class LockingSession:
 
 
 @contextmanager
-def reading(run: Run, entry: DatabaseSeal, table: Table) -> Iterator[Connection]:
+def reading(run: Run, entry: CapturedDatabase, table: Table) -> Iterator[Connection]:
     """A session under the seal's snapshot that has the table locked and known to be readable by that snapshot.
 
     Raises SnapshotTooOld when it is not, Busy when the lock is not to be had.

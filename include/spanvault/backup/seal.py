@@ -7,30 +7,25 @@ meets a change of schema at the wrong moment starts over with a new cut and keep
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 
+from spanvault.backup.captured import SchemaMoved
 from spanvault.backup.changelog import ChangeLog
+from spanvault.backup.close_chain import closing_layers
 from spanvault.backup.context import Run
 from spanvault.backup.exact import compute_fingerprints, read_exactly
 from spanvault.backup.export import SnapshotTooOld
+from spanvault.backup.layer_seal import follow_exact, globals_of, seal_layers
 from spanvault.backup.orphans import follow, read_orphans
 from spanvault.backup.protection import give_up
-from spanvault.backup.sealing import DatabaseSeal, SchemaMoved, open_database_seal
-from spanvault.collection.layout import globals_dump_path, object_key
+from spanvault.backup.sealing import DatabaseSeal, open_database_seal
+from spanvault.backup.source_check import check_source
 from spanvault.collection.receipts import read_receipts
 from spanvault.collection.seals import put_seal
-from spanvault.database.postgres.connect import connect
-from spanvault.database.postgres.dump import dump_globals
-from spanvault.database.postgres.server import flush_lsn, timeline
 from spanvault.database.postgres.window import UndecodableLog, peek
-from spanvault.errors import BrokenChain, Busy, Retryable
+from spanvault.errors import Retryable
 from spanvault.model.cut import Cut, Lsn
-from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, Receipt, SealRecord
-from spanvault.model.target import ClusterTarget
-
-_FLUSH_WAIT_SECONDS = 30.0
+from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, SealedLayer, SealRecord
 
 
 def seal(run: Run) -> str:
@@ -56,6 +51,12 @@ def seal(run: Run) -> str:
 
 
 def _try_seal(run: Run) -> SealRecord:
+    layers = seal_layers(run) if run.plan.kind == "incremental" else _seal_full(run)
+    return SealRecord(subdir=run.plan.subdir, number=run.plan.number, layers=layers, sealed_at=run.clock())
+
+
+def _seal_full(run: Run) -> tuple[SealedLayer, ...]:
+    """The full, behind the layer that brings the chain before it up to the same cut."""
     receipts = read_receipts(run.storage, run.plan.subdir, run.plan.number)
     with ExitStack() as stack:
         seals: list[DatabaseSeal] = []
@@ -66,52 +67,24 @@ def _try_seal(run: Run) -> SealRecord:
             if run.plan.request.options.fingerprint:
                 compute_fingerprints(run, seals[-1])
         end = max(entry.snapshot.lsn for entry in seals)
-        _check_source(run, receipts.values(), end)
+        check_source(run, receipts.values(), end)
         run.progress.step("heal", total_units=len(seals))
-        databases, files, newest = [], [], max(entry.snapshot.time for entry in seals)
         for entry in seals:
             _heal(run, entry, end)
-            databases.append(_manifest_database(entry, end))
-            files += entry.files()
-            newest = max(newest, entry.newest_commit())
             run.progress.advance(units=1)
-        return SealRecord(
+        newest = max(max(entry.snapshot.time, entry.newest_commit()) for entry in seals)
+        cut = Cut(lsn=end, time=newest)
+        full = SealedLayer(
             subdir=run.plan.subdir,
             number=run.plan.number,
-            start=Cut(lsn=min(planned.protection.start for planned in run.plan.databases), time=run.plan.planned_at),
-            end=Cut(lsn=end, time=newest),
-            databases=tuple(databases),
-            files=tuple(files),
-            globals_dump=_globals(run),
-            sealed_at=run.clock(),
+            start=cut,
+            end=cut,
+            captured=cut,
+            databases=tuple(_manifest_database(entry, end) for entry in seals),
+            files=tuple(file for entry in seals for file in entry.files()),
+            globals_dump=globals_of(run),
         )
-
-
-def _check_source(run: Run, receipts: Iterable[Receipt], end: Lsn) -> None:
-    """The cut must lie beyond everything that any span can have seen, on the same timeline, and be durable."""
-    timelines, newest = {run.plan.source.timeline}, Lsn(0)
-    for receipt in receipts:
-        timelines.add(receipt.timeline)
-        newest = max(newest, receipt.seen_lsn)
-    connection = connect(run.cluster.primary, purpose="seal")
-    try:
-        timelines.add(timeline(connection))
-        if len(timelines) > 1:
-            raise BrokenChain(
-                "The source was promoted during the backup (timelines "
-                f"{', '.join(map(str, sorted(timelines)))}): its spans may show what is no longer there. Start a new full backup."
-            )
-        if newest > end:
-            raise BrokenChain(
-                f"A span saw the log up to {newest}, but the source is at {end}: it was rolled back. Start a new full backup."
-            )
-        deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
-        while flush_lsn(connection) < end:
-            if time.monotonic() > deadline:
-                raise Busy(f"The source's log was not flushed up to {end} within {_FLUSH_WAIT_SECONDS:g} s.")
-            time.sleep(0.02)
-    finally:
-        connection.close()
+        return (*closing_layers(run, [(entry.planned, entry.snapshot) for entry in seals], cut), full)
 
 
 def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
@@ -126,6 +99,7 @@ def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     run.reached("seal.after_orphans")
     if own_end < end:
         _follow(run, entry, end)
+        entry.followed = follow_exact(run, entry, run.plan.number, end)
 
 
 def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
@@ -136,48 +110,30 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     with peek(run.cluster.primary, entry.planned.protection, entry.snapshot.lsn, end) as messages:
         chunks = small.read_small(messages, entry.snapshot.lsn, end)
     follow(run, entry, small, chunks)
+    entry.followed_window = small.window
     entry.read_sequences(run.cluster.primary)
     entry.check_catalogs(run.cluster.primary)
 
 
-def _globals(run: Run) -> ObjectReference | None:
-    if not isinstance(run.plan.request.target, ClusterTarget):
-        return None
-    path = globals_dump_path(run.plan.number)
-    endpoint = run.cluster.primary
-    return dump_globals(endpoint, endpoint.database, run.storage, object_key(run.plan.subdir, path), path)
-
-
 def _manifest_database(entry: DatabaseSeal, end: Lsn) -> ManifestDatabase:
-    files = entry.files()
     by_table: dict[int, list[DataFile]] = {}
-    for file in files:
+    for file in entry.files():
         by_table.setdefault(file.table_oid, []).append(file)
-    tables = tuple(
-        _manifest_table(entry, table.oid, by_table.get(table.oid, []), end)
-        for table in entry.database.tables
-        if table.capture != "none"
-    )
-    return ManifestDatabase(
-        database=entry.database,
-        protection=entry.planned.protection,
-        schema_dump=entry.schema_dump,
-        tables=tables,
-        sequences=entry.sequences,
-        views=entry.views,
-        omitted=entry.omitted,
-    )
+    tables = [_manifest_table(entry, table.oid, by_table.get(table.oid, []), end) for table in entry.readable_tables()]
+    return entry.manifest_entry(tables).model_copy(update={"window": entry.window()})
 
 
 def _manifest_table(entry: DatabaseSeal, oid: int, files: list[DataFile], end: Lsn) -> ManifestTable:
-    changed = any(file.role == "change" for file in files)
-    fingerprint = entry.fingerprints.get(oid)
-    rows = sum(file.rows for file in files if file.role != "change")
+    followed = entry.followed.tables.get(oid) if entry.followed else None
+    changed = followed is None and any(file.role == "change" for file in files)
+    fingerprint = None if followed else entry.fingerprints.get(oid)
+    rows = sum(file.rows for file in files if file.role != "change") + (followed.rows_added if followed else 0)
     return ManifestTable(
         oid=oid,
         rows=fingerprint.rows if fingerprint else rows,
         rows_exact=fingerprint is not None or not changed,
         bytes=sum(file.bytes for file in files),
         as_of=entry.snapshot.lsn if oid in entry.exact else end,
+        since=end if oid in entry.changes.tables and oid not in entry.exact else entry.snapshot.lsn,
         fingerprint=fingerprint,
     )

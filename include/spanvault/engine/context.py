@@ -48,12 +48,17 @@ class Context:
             raise BadInput(f"Cluster {name!r} needs a clusters.yaml: set SPANVAULT_CLUSTERS_FILE to its path, or give a URL.")
         return load_cluster(self.settings.clusters_file, name, self.connections)
 
-    def run(self, cluster: Cluster, into: str, plan: Plan) -> Run:
-        """The surroundings of one run of a backup."""
-        storage = limited(self.storage(into), plan.request.options.rate_limit // plan.request.options.workers)
+    def run(self, cluster: Cluster, into: str, plan: Plan, location: str | None = None) -> Run:
+        """The surroundings of one run of a backup. `location` is the incremental location with its secrets, if the plan
+        shows it without."""
+        options = plan.request.options
+        storage = limited(self.storage(into), options.rate_limit // options.workers)
+        where = location or options.incremental_location if plan.kind == "incremental" else None
+        data = limited(self.storage(where), options.rate_limit // options.workers) if where else storage
         return Run(
             cluster=cluster,
             storage=storage,
+            data=data,
             plan=plan,
             progress=self.progress,
             clock=self.clock,

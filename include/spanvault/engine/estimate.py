@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from spanvault.backup.captured import query_of
 from spanvault.backup.plan import batches_of, databases_of, select_tables, span_size, spans_of
-from spanvault.backup.sealing import query_of
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import read_database, read_tables, user_databases
 from spanvault.database.postgres.connect import connect

@@ -31,7 +31,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
         for batch in plan.batches:
             export_batch(context, cluster, request.into, plan, batch.index)
     context.reached("export.all")
-    seal_key = seal_backup(context, cluster, request.into, plan)
+    seal_key = seal_backup(context, cluster, request.into, plan, request.options.incremental_location)
     manifest = write_manifest(context, request.into, plan, seal_key)
     advance_protection(context, cluster, manifest)
     return manifest

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from spanvault.backup.export import BatchSummary
 from spanvault.backup.export import export_batch as export
 from spanvault.backup.finish import commit_seal
 from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_plan
+from spanvault.backup.prepare_layer import chain_to_close, make_layer_plan
 from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
 from spanvault.collection.commit import committed_run
@@ -17,9 +19,11 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
+from spanvault.errors import BrokenChain
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
 from spanvault.statement.rules import check
+from spanvault.storage.base import Storage
 
 
 @translated("Planning the backup")
@@ -49,16 +53,45 @@ def plan_backup(
     if found is not None:
         return found
     release_expired(context, cluster)
-    plan = make_plan(
+    times = (request.as_of,) if request.as_of is not None else ()
+    return new_plan(context, cluster, request, run_key=run_key, times=times)
+
+
+def new_plan(context: Context, cluster: Cluster, request: BackupRequest, *, run_key: str, times: Sequence[datetime] = ()) -> Plan:
+    """A plan made now: of a full, or of the layers that bring a chain up to each of `times`, or to now.
+
+    A chain that cannot go on is followed by a full, if the request allows and does not ask for a past time: present data
+    never gets a past date.
+    """
+    storage, wait = context.storage(request.into), context.settings.wait_for_writers
+    plan: Plan
+    try:
+        if request.append is None:
+            plan = _new_full(context, cluster, request, run_key)
+        else:
+            plan = make_layer_plan(
+                storage, cluster, request, run_key=run_key, clock=context.clock, wait_seconds=wait, times=times
+            )
+    except BrokenChain as error:
+        if request.append is None or times or request.options.on_broken_chain == "fail":
+            raise
+        context.progress.note(f"{error} A full backup is taken instead.")
+        plan = _new_full(context, cluster, request.model_copy(update={"append": None}), run_key)
+    context.reached("plan.after_plan")
+    return plan
+
+
+def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_key: str) -> Plan:
+    storage = context.storage(request.into)
+    return make_plan(
         storage,
         cluster,
         request,
         run_key=run_key,
         clock=context.clock,
         wait_seconds=context.settings.wait_for_writers,
+        closes=chain_to_close(storage, cluster, request),
     )
-    context.reached("plan.after_plan")
-    return plan
 
 
 @translated("Exporting a batch")
@@ -72,19 +105,25 @@ def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, inde
 
 
 @translated("Sealing the backup")
-def seal_backup(context: Context, cluster: Cluster, into: str, plan: Plan) -> str:
+def seal_backup(context: Context, cluster: Cluster, into: str, plan: Plan, location: str | None = None) -> str:
     """Fix the cut and heal; the key of the seal record, or an empty text once the backup is committed."""
-    run = context.run(cluster, into, plan)
-    if committed_run(run.storage, plan.subdir, plan.number) is not None:
+    run = context.run(cluster, into, plan, location)
+    if is_committed(run.storage, plan):
         return ""
     renew(cluster, plan, context.clock)
     return seal(run)
 
 
+def is_committed(storage: Storage, plan: Plan) -> bool:
+    """Whether the run has committed all that it planned."""
+    committed = committed_run(storage, plan.subdir, plan.last_number)
+    return committed is not None and committed.run_key == plan.run_key
+
+
 def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Manifest:
     """Commit the backup; the manifest that counts."""
     storage = context.storage(into)
-    committed = committed_run(storage, plan.subdir, plan.number)
+    committed = committed_run(storage, plan.subdir, plan.last_number)
     if committed is not None and committed.run_key == plan.run_key:
         return committed
     context.progress.step("commit")

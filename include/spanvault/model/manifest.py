@@ -119,6 +119,11 @@ class Plan(Value):
     databases: tuple[PlannedDatabase, ...]
     batches: tuple[Batch, ...]
 
+    @property
+    def last_number(self) -> int:
+        """The number of the last layer that the run writes."""
+        return self.number + max(1, len(self.ends)) - 1
+
 
 class DataFile(Value):
     """One Parquet file; a row of files.parquet. `path` is relative to the chain's folder.

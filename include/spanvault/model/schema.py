@@ -7,6 +7,7 @@ under the same name gets a new attnum.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -50,6 +51,15 @@ class Column(Value):
     def stored_as(self) -> str:
         """The name in data files."""
         return stored_name(self.name)
+
+    @property
+    def missing_text(self) -> str | None:
+        """The text of the value that rows have which are older than the column (pg_attribute.attmissingval)."""
+        text = self.missing_value
+        if text is None or text == "{NULL}":
+            return None
+        inner = text[1:-1]
+        return re.sub(r"\\(.)", r"\1", inner[1:-1], flags=re.DOTALL) if inner.startswith('"') else inner
 
 
 class Table(Value):

@@ -85,7 +85,7 @@ def _table(row: Sequence[Any]) -> Table:
         columns=columns,
         key=key,
         replica_identity=row[4],
-        capture=_capture(row[3], key, names_objects=names_objects),
+        capture=_capture(row[3], row[4], key, names_objects=names_objects),
         persistence=row[3],
         is_partition=row[5],
         filenode=row[6],
@@ -96,11 +96,14 @@ def _table(row: Sequence[Any]) -> Table:
     )
 
 
-def _capture(persistence: str, key: tuple[int, ...], *, names_objects: bool) -> Any:
+def _capture(persistence: str, identity: str, key: tuple[int, ...], *, names_objects: bool) -> Any:
     if persistence == "u":
         return "none"
-    # The text of reg* values changes when the named object is renamed, without a change in the log.
-    return "log" if key and not names_objects else "exact"
+    if names_objects:  # the text of reg* values changes when the named object is renamed, without a change in the log
+        return "exact"
+    if key:
+        return "log"
+    return "count" if identity == "f" else "exact"
 
 
 def _column(fields: Sequence[Any]) -> Column:

@@ -17,8 +17,8 @@ from spanvault.model.cut import Lsn
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
-_BEGIN, _COMMIT, _RELATION, _INSERT, _UPDATE, _DELETE, _TRUNCATE = b"BCRIUDT"
-_SKIPPED: Final = frozenset(b"OYM")  # origin, type, logical message
+_BEGIN, _COMMIT, _ORIGIN, _RELATION, _INSERT, _UPDATE, _DELETE, _TRUNCATE = b"BCORIUDT"
+_SKIPPED: Final = frozenset(b"YM")  # type, logical message
 _NEW, _TEXT, _UNCHANGED_TOAST = b"Ntu"
 
 # Reading a number in place takes half the time of cutting its bytes out first.
@@ -69,6 +69,19 @@ class TableSink(Protocol):
         """All rows are gone."""
 
 
+class TransactionSink(Protocol):
+    """Hears of the transactions of a window, in log order."""
+
+    def begin(self, lsn: int, xid: int, time: int) -> None:
+        """A transaction of the window begins: its commit record's start, id, and time (microseconds since 2000)."""
+
+    def repeated(self, lsn: int, xid: int, time: int) -> None:
+        """A transaction from before the window: the slot lags behind what is on storage."""
+
+    def origin(self) -> None:
+        """The transaction that just began was replicated from elsewhere: its time is another server's."""
+
+
 class Window:
     """What was seen of a decoded window: transactions inside, and the newest commit time in it (microseconds since
     2000, 0 if none)."""
@@ -80,7 +93,14 @@ class Window:
         self.last_commit: tuple[int, int, int] | None = None
 
 
-def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, end: int, window: Window) -> None:  # noqa: PLR0912  # one flat dispatch: calls per message would halve its speed
+def decode(  # noqa: PLR0912  # one flat dispatch: calls per message would halve its speed
+    messages: Iterable[bytes],
+    sinks: dict[int, TableSink],
+    start: int,
+    end: int,
+    window: Window,
+    transactions: TransactionSink | None = None,
+) -> None:
     """Hand every change of the transactions with `start <= commit record < end` to its table's sink.
 
     A transaction belongs to the window by the *start* of its commit record (Begin's final LSN): that is what the
@@ -114,6 +134,10 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
                 window.transactions += 1
                 window.newest_time = max(window.newest_time, time)
                 window.last_commit = (lsn, xid, time)
+                if transactions is not None:
+                    transactions.begin(lsn, xid, time)
+            elif transactions is not None and lsn < start:
+                transactions.repeated(lsn, xid, time)
         elif kind == _COMMIT:
             window.changes = sequence // 2
         elif kind == _RELATION:
@@ -126,6 +150,9 @@ def decode(messages: Iterable[bytes], sinks: dict[int, TableSink], start: int, e
                 for table in truncated_tables(message):
                     if table in sinks:
                         sinks[table].truncate(Change(lsn, xid, time, sequence))
+        elif kind == _ORIGIN:
+            if inside and transactions is not None:
+                transactions.origin()
         elif kind not in _SKIPPED:
             raise Damaged(f"The change log holds a message of unknown kind {chr(kind)!r}; it was not decoded.")
     window.changes = sequence // 2
@@ -214,11 +241,24 @@ def key_parts(message: bytes, at: int, positions: tuple[int, ...]) -> tuple[byte
     return tuple(found)
 
 
+def read_transactions(messages: Iterable[bytes], start: int, transactions: TransactionSink) -> None:
+    """Tell only the transactions from `start` on, and skip what they did."""
+    inside = False
+    for message in messages:
+        kind = message[0]
+        if kind == _BEGIN:
+            lsn, time, xid = _begin(message, 1)
+            inside = lsn >= start
+            (transactions.begin if inside else transactions.repeated)(lsn, xid, time)
+        elif kind == _ORIGIN and inside:
+            transactions.origin()
+
+
 def commit_time(microseconds: int) -> datetime:
     """A Begin message's time stamp as UTC."""
     return EPOCH + timedelta(microseconds=microseconds)
 
 
-def position(lsn: int) -> Lsn:
-    """A position as our type."""
-    return Lsn(lsn)
+def microseconds_of(moment: datetime) -> int:
+    """A moment as a Begin message has it: microseconds since 2000-01-01 UTC."""
+    return (moment - EPOCH) // timedelta(microseconds=1)

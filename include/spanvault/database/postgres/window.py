@@ -19,7 +19,7 @@ from spanvault.model.manifest import Protection
 _COPY_HEADER_BYTES = 19
 _PEEK = (
     "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({slot}, {upto}, NULL,"
-    " 'proto_version', '1', 'publication_names', {publication})) TO STDOUT (FORMAT binary)"
+    " 'proto_version', '1', 'publication_names', {publication}, 'messages', '{messages}')) TO STDOUT (FORMAT binary)"
 )
 
 
@@ -29,8 +29,12 @@ class UndecodableLog(BrokenChain):
 
 
 @contextmanager
-def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> Iterator[Iterator[bytes]]:
+def peek(
+    endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn, *, messages: bool = False
+) -> Iterator[Iterator[bytes]]:
     """The pgoutput messages from `start` or before up to the first commit at or beyond `upto`, as an iterator.
+
+    With `messages` transactions that only emitted a logical message show, too.
 
     Reads a temporary copy of the slot, so that other readers are not locked out and nothing moves. Rows of a COPY in
     binary stream with bounded memory on this side; the server spills to its own disk. The window's exact borders are
@@ -48,6 +52,7 @@ def peek(endpoint: Endpoint, protection: Protection, start: Lsn, upto: Lsn) -> I
             slot=literal(copy_name),
             upto=literal(str(upto)),
             publication=literal(protection.publication),
+            messages=str(messages).lower(),
         )
         with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
             yield (bytes(message) for row in copy for message in _messages(row))

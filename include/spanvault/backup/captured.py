@@ -1,0 +1,130 @@
+"""One database at a seal's snapshot: its schema, stored, and what was read under the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from spanvault.backup.context import Run
+from spanvault.backup.plan import select_tables
+from spanvault.collection.layout import object_key, schema_dump_path
+from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres.catalog import (
+    Query,
+    omissions,
+    read_database,
+    read_sequences,
+    read_tables,
+    read_views,
+    types_version,
+)
+from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.dump import dump_schema
+from spanvault.database.postgres.fingerprint import catalog_fingerprint
+from spanvault.database.postgres.server import Connection
+from spanvault.database.postgres.snapshot import SealSnapshot, snapshot_at_known_lsn
+from spanvault.errors import Retryable
+from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, PlannedDatabase, View
+from spanvault.model.schema import Database, Fingerprint, SequenceValue, Table
+
+
+class SchemaMoved(Retryable):
+    """The catalogs changed while the schema was read."""
+
+
+class CapturedDatabase:
+    """A database under a snapshot. `tables` are those that the backup is of; `exact` holds the tables that were read
+    under the snapshot, by OID."""
+
+    def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot) -> None:
+        self.planned = planned
+        self.snapshot = snapshot
+        self.name = snapshot.database
+        self.exact: dict[int, Table] = {}
+        self.exact_files: list[DataFile] = []
+        self.fingerprints: dict[int, Fingerprint] = {}
+        self.sequences: tuple[SequenceValue, ...] = ()
+        query = query_of(snapshot.holder)
+        target, connected = run.plan.request.target, run.cluster.primary.database
+        known = {table.oid for table in planned.database.tables}
+        tables = read_tables(query)
+        named = {table.oid for table in select_tables(target, self.name, connected, tables)}
+        self.types_version = types_version(query)
+        self.tables = tuple(table for table in tables if table.oid in named | known)
+        self.views: tuple[View, ...] = read_views(query)
+        self.omitted: tuple[str, ...] = omissions(query)
+        self.catalogs = catalog_fingerprint(query)
+        self.schema_dump: ObjectReference
+        self._properties = read_database(query)
+
+    @property
+    def database(self) -> Database:
+        """The database with its tables, at the snapshot."""
+        return self._properties.model_copy(update={"tables": self.tables})
+
+    def add_exact(self, table: Table, files: Iterable[DataFile]) -> None:
+        """The table was read under the snapshot."""
+        self.exact[table.oid] = table
+        self.exact_files += files
+
+    def readable_tables(self) -> list[Table]:
+        """The tables whose rows belong to the backup."""
+        return [table for table in self.tables if table.capture != "none"]
+
+    def read_sequences(self, endpoint: Endpoint) -> None:
+        """Read the sequences as they are now; those dropped meanwhile keep what was read before."""
+        with connect(endpoint, self.name, purpose="seal") as connection:
+            present = read_sequences(query_of(connection))
+        values = {(value.schema_name, value.name): value for value in (*self.sequences, *present)}
+        self.sequences = tuple(values[key] for key in sorted(values))
+
+    def check_catalogs(self, endpoint: Endpoint) -> None:
+        """Raise SchemaMoved if any DDL committed since the snapshot."""
+        with connect(endpoint, self.name, purpose="seal") as connection:
+            present = catalog_fingerprint(query_of(connection))
+        if present != self.catalogs:
+            raise SchemaMoved(f"The schema of database {self.name!r} changed while it was read.")
+
+    def manifest_entry(self, tables: Iterable[ManifestTable]) -> ManifestDatabase:
+        """The database's part of a manifest with these tables."""
+        return ManifestDatabase(
+            database=self.database,
+            protection=self.planned.protection,
+            captured=self.snapshot.lsn,
+            catalogs=self.catalogs,
+            types_version=self.types_version,
+            schema_dump=self.schema_dump,
+            tables=tuple(tables),
+            sequences=self.sequences,
+            views=self.views,
+            omitted=self.omitted,
+        )
+
+
+@contextmanager
+def snapshot_of(run: Run, planned: PlannedDatabase) -> Iterator[SealSnapshot]:
+    """A snapshot of the database at a known position."""
+    run.progress.step(f"fix the cut of {planned.database.name}")
+    with snapshot_at_known_lsn(run.cluster.primary, planned.database.name, run.wait_seconds) as snapshot:
+        yield snapshot
+
+
+def capture_schema(run: Run, entry: CapturedDatabase) -> None:
+    """Store the database's schema, and read its sequences.
+
+    Raises SchemaMoved when DDL got in between: pg_dump prints definitions from the live catalogs, so that a dump across
+    DDL silently mixes old and new.
+    """
+    endpoint = run.cluster.primary
+    run.reached("seal.before_schema")
+    path = schema_dump_path(run.plan.number, entry.planned.database.oid)
+    key = object_key(run.plan.subdir, path)
+    entry.schema_dump = dump_schema(endpoint, entry.name, entry.snapshot.name, run.storage, key, path)
+    run.reached("seal.after_schema")
+    entry.read_sequences(endpoint)
+    entry.check_catalogs(endpoint)
+
+
+def query_of(connection: Connection) -> Query:
+    """A psycopg session as the catalogs' query function."""
+    return lambda text: connection.execute(text.encode()).fetchall()

@@ -1,0 +1,129 @@
+"""Writing change files: what happened to the rows of one table, in the columns of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from spanvault.collection.layout import data_path, object_key
+from spanvault.columnar.types import ROW_MARKER, file_schema
+from spanvault.columnar.write import DataFileWriter, text_batch_to_typed
+from spanvault.database.postgres.pgoutput import Change, Value, commit_time
+from spanvault.model.manifest import DataFile
+from spanvault.model.schema import Table
+from spanvault.storage.base import Storage
+
+_LIST = pa.list_(pa.string())
+CHANGE_FIELDS = (
+    pa.field("_op", pa.string()),
+    pa.field("_lsn", pa.int64()),
+    pa.field("_seq", pa.int64()),
+    pa.field("_xid", pa.int64()),
+    pa.field("_time", pa.timestamp("us", tz="UTC")),
+    pa.field("_old_key", _LIST),
+    pa.field("_unchanged", _LIST),
+    pa.field("_source_key", _LIST),
+)
+_BATCH_ROWS = 10_000
+
+KeyText = Sequence[bytes | None]
+
+
+class ChangeRow(NamedTuple):
+    """One row of a change file: I, U, D or T with its place in the log, and the values of the table's data columns in
+    attnum order. Keys are in key order, `unchanged` names columns as stored."""
+
+    operation: str
+    change: Change
+    values: Sequence[Value]
+    old_key: KeyText | None = None
+    unchanged: Sequence[str] | None = None
+    source_key: KeyText | None = None
+
+
+class ChangeFiles:
+    """Writes the change files of one layer and database below `<subdir>/<number>/data/` of a storage."""
+
+    def __init__(self, storage: Storage, subdir: str, number: int, database: str) -> None:
+        self._storage = storage
+        self._subdir = subdir
+        self._number = number
+        self._database = database
+        self._sequence = 0
+
+    def write(self, table: Table, rows: Sequence[ChangeRow]) -> DataFile:
+        """Write a file; a later one of the same table holds later changes. A column of which a value has no typed form is
+        written as text."""
+        self._sequence += 1
+        text_columns: frozenset[str] = frozenset()
+        while True:
+            try:
+                return self._write(table, rows, text_columns)
+            except _NotConvertibleError as error:
+                text_columns |= error.columns
+
+    def _write(self, table: Table, rows: Sequence[ChangeRow], text_columns: frozenset[str]) -> DataFile:
+        schema = file_schema(table, text_columns)
+        whole = pa.schema([*CHANGE_FIELDS, *schema])
+        path = data_path(self._number)
+        with DataFileWriter(self._storage, object_key(self._subdir, path), whole) as writer:
+            for batch in _batches(rows, table):
+                typed, failed = text_batch_to_typed(batch.select([field.name for field in schema]), schema)
+                if failed:
+                    raise _NotConvertibleError(failed)
+                arrays = [batch.column(field.name) for field in CHANGE_FIELDS] + typed.columns
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=whole))
+        return DataFile(
+            path=path,
+            sha256=writer.sha256,
+            bytes=writer.bytes,
+            rows=writer.rows,
+            database=self._database,
+            table_oid=table.oid,
+            role="change",
+            sequence=self._sequence,
+            text_columns=tuple(sorted(text_columns)),
+        )
+
+
+class _NotConvertibleError(Exception):
+    """Values that a typed column cannot hold; ends the file being written."""
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        super().__init__()
+        self.columns = frozenset(columns)
+
+
+def _batches(rows: Sequence[ChangeRow], table: Table) -> Iterator[pa.RecordBatch]:
+    """The rows as batches of text columns behind the change fields."""
+    names = [column.stored_as for column in table.data_columns] or [ROW_MARKER.name]
+    iterator = iter(rows)
+    while part := list(islice(iterator, _BATCH_ROWS)):
+        arrays = _change_arrays(part)
+        if table.data_columns:
+            columns = zip(*(row.values for row in part), strict=True)
+            # Binary first: the bytes are UTF-8 by the session's client_encoding, so the cast only checks them.
+            arrays += [pa.array(column, pa.binary()).cast(pa.string()) for column in columns]
+        else:
+            arrays.append(pa.nulls(len(part), pa.string()))
+        yield pa.RecordBatch.from_arrays(arrays, names=[field.name for field in CHANGE_FIELDS] + names)
+
+
+def _change_arrays(rows: Sequence[ChangeRow]) -> list[pa.Array]:
+    return [
+        pa.array([row.operation for row in rows], pa.string()),
+        pa.array([row.change.lsn for row in rows], pa.int64()),
+        pa.array([row.change.sequence for row in rows], pa.int64()),
+        pa.array([row.change.xid for row in rows], pa.int64()),
+        pa.array([commit_time(row.change.time) for row in rows], pa.timestamp("us", tz="UTC")),
+        pa.array([_texts(row.old_key) for row in rows], _LIST),
+        pa.array([row.unchanged for row in rows], _LIST),
+        pa.array([_texts(row.source_key) for row in rows], _LIST),
+    ]
+
+
+def _texts(key: KeyText | None) -> list[str | None] | None:
+    return None if key is None else [None if part is None else part.decode() for part in key]

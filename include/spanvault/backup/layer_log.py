@@ -1,0 +1,212 @@
+"""From a window of the change log to the change files of one layer or of several that follow each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from spanvault.backup.change_files import ChangeFiles
+from spanvault.backup.changelog import collector_paused
+from spanvault.backup.clock_steps import CommitTimes
+from spanvault.backup.layer_changes import LayerChanges
+from spanvault.collection.commits import CommitsWriter
+from spanvault.database.postgres.pgoutput import TableSink, commit_time, decode
+from spanvault.database.postgres.pgoutput import Window as DecodedWindow
+from spanvault.errors import BrokenChain
+from spanvault.model.cut import Lsn
+from spanvault.model.manifest import Commit, DataFile, ObjectReference, Window
+from spanvault.model.schema import Table
+from spanvault.storage.base import Storage
+
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass
+class TableTotals:
+    """What a layer's log did to a table: change rows, rows added less rows removed, whether a TRUNCATE came first."""
+
+    changes: int = 0
+    rows_added: int = 0
+    truncated: bool = False
+    files: list[DataFile] = field(default_factory=list)
+
+
+@dataclass
+class LayerPart:
+    """One database's part of a layer that the log gives: `[start, end)`."""
+
+    number: int
+    start: Lsn
+    end: Lsn
+    tables: dict[int, TableTotals] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+    commits: ObjectReference | None = None
+
+    def files(self, without: Iterable[int] = ()) -> list[DataFile]:
+        """The change files, but for those of some tables."""
+        left_out = set(without)
+        return [file for oid, totals in self.tables.items() if oid not in left_out for file in totals.files]
+
+
+@dataclass(frozen=True)
+class LogPlace:
+    """Where change files and lists of commits go, and what the log must say first."""
+
+    data: Storage
+    storage: Storage
+    subdir: str
+    database: str
+    database_oid: int
+    last_commit: Commit | None
+    start_time: datetime
+    revisions: bool
+    max_clock_skew: timedelta
+    chunk_bytes: int = 128 << 20
+
+
+class LayerLog:
+    """Reads a database's log and cuts it into layers at `ends`; a `pgoutput.TransactionSink`.
+
+    What does not fit into `chunk_bytes` of memory is written as it comes: each table's changes of a layer are one or more
+    segments. `parts` are the layers after `read`.
+    """
+
+    def __init__(self, place: LogPlace, first_number: int, start: Lsn, ends: Sequence[Lsn]) -> None:
+        self._place = place
+        starts = [start, *ends[:-1]]
+        self.parts = [
+            LayerPart(first_number + index, begin, end) for index, (begin, end) in enumerate(zip(starts, ends, strict=True))
+        ]
+        self._at = 0
+        self._held_bytes = self._transactions = 0
+        self._tables: dict[int, LayerChanges] = {}
+        self._files = self._change_files()
+        self._times = CommitTimes(place.start_time, place.max_clock_skew)
+        self._commits: CommitsWriter | None = None
+        self._commits_stack = ExitStack()
+        self._pending: tuple[int, int, int] | None = None
+        self._pending_is_local = True
+        self._last_repeated: Commit | None = None
+
+    def track(self, known: Sequence[Table], table: Table, since: Lsn) -> None:
+        """Follow a table from `since` on; the changes of tables that are not followed are skipped."""
+        self._tables[table.oid] = LayerChanges(known, table, since, revisions=self._place.revisions, on_growth=self._grow)
+
+    @property
+    def reshaped(self) -> set[int]:
+        """The tables whose columns the log could not tell."""
+        return {oid for oid, changes in self._tables.items() if changes.reshaped}
+
+    def read(self, messages: Iterable[bytes]) -> None:
+        """Decode it all and write it out. Raises BrokenChain when the log is not the one that the last layer was made of."""
+        sinks: dict[int, TableSink] = dict(self._tables)
+        with collector_paused(), self._commits_stack:
+            self._open_commits()
+            decode(self._flushing(messages), sinks, self.parts[0].start, self.parts[-1].end, DecodedWindow(), self)
+            self._settle()
+            while True:
+                self._end_part()
+                if self._at + 1 == len(self.parts):
+                    return
+                self._next_part()
+
+    def begin(self, lsn: int, xid: int, time: int) -> None:
+        """A transaction: perhaps the first of the next layer."""
+        self._settle()
+        while lsn >= self.parts[self._at].end:
+            self._end_part()
+            self._next_part()
+        self._pending = (lsn, xid, time)
+        self._pending_is_local = True
+
+    def origin(self) -> None:
+        """The time of the transaction that just began is another server's."""
+        self._pending_is_local = False
+
+    def repeated(self, lsn: int, xid: int, time: int) -> None:
+        """The slot lags behind the last layer, after a crash of the server."""
+        self._last_repeated = Commit(lsn=Lsn(lsn), xid=xid, time=commit_time(time))
+
+    def _settle(self) -> None:
+        """Note the transaction that began last, now that its origin is known."""
+        if self._pending is None:
+            return
+        if self._transactions == 0:
+            self._check_repeats()
+        lsn, xid, time = self._pending
+        self._pending = None
+        self._transactions += 1
+        stamp = commit_time(time)
+        moment = self._times.local(lsn, stamp) if self._pending_is_local else self._times.foreign()
+        part = self.parts[self._at]
+        seen = part.window
+        part.window = Window(
+            transactions=seen.transactions + 1,
+            first_time=min(seen.first_time or moment, moment),
+            newest_time=max(seen.newest_time or moment, moment),
+            last_commit=Commit(lsn=Lsn(lsn), xid=xid, time=stamp),
+        )
+        if self._commits is not None:
+            self._commits.add(lsn, xid, (moment - _UNIX_EPOCH) // _MICROSECOND)
+
+    def _check_repeats(self) -> None:
+        """What the slot repeats must end with the last commit that is on storage; else the source went back in time, and
+        what is in the log since then is not what follows."""
+        expected, repeated = self._place.last_commit, self._last_repeated
+        if repeated is not None and expected is not None and repeated != expected:
+            raise BrokenChain(
+                f"The source was rolled back to an older state: its log has the transaction {repeated.xid} at {repeated.lsn},"
+                f" where the last backup saw {expected.xid} at {expected.lsn}. The chain ends here; take a new full backup."
+            )
+
+    def _flushing(self, messages: Iterable[bytes]) -> Iterator[bytes]:
+        for message in messages:
+            if self._held_bytes > self._place.chunk_bytes:
+                self._flush()
+            yield message
+
+    def _grow(self, size: int) -> None:
+        self._held_bytes += size
+
+    def _flush(self) -> None:
+        """End every table's segment."""
+        part = self.parts[self._at]
+        for oid, changes in self._tables.items():
+            if not changes.pending:
+                continue
+            totals = part.tables.setdefault(oid, TableTotals())
+            if changes.voids_earlier_segments:
+                totals.files.clear()
+            totals.files.append(self._files.write(changes.table, list(changes.take())))
+        self._held_bytes = 0
+
+    def _end_part(self) -> None:
+        self._flush()
+        part = self.parts[self._at]
+        for oid, changes in self._tables.items():
+            if changes.changes:
+                totals = part.tables.setdefault(oid, TableTotals())
+                totals.changes, totals.rows_added, totals.truncated = changes.changes, changes.rows_added, changes.truncated
+                changes.changes, changes.rows_added, changes.truncated = 0, 0, False
+        part.window = part.window.model_copy(update={"changes": sum(totals.changes for totals in part.tables.values())})
+        if self._commits is not None:
+            self._commits_stack.close()
+            part.commits = self._commits.reference
+
+    def _next_part(self) -> None:
+        self._at += 1
+        self._files = self._change_files()
+        self._open_commits()
+
+    def _change_files(self) -> ChangeFiles:
+        place = self._place
+        return ChangeFiles(place.data, place.subdir, self.parts[self._at].number, place.database)
+
+    def _open_commits(self) -> None:
+        place = self._place
+        if place.revisions:
+            writer = CommitsWriter(place.storage, place.subdir, self.parts[self._at].number, place.database_oid)
+            self._commits = self._commits_stack.enter_context(writer)

@@ -1,0 +1,161 @@
+"""From a request for an incremental to a plan: the chain found and tested, the source protected, the ends fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from spanvault.backup.captured import query_of
+from spanvault.backup.cuts import find_ends
+from spanvault.backup.plan import databases_of
+from spanvault.backup.prepare import check_names, plan_database, redacted
+from spanvault.backup.protection import protection_length
+from spanvault.collection.chain import head, load_manifest
+from spanvault.collection.identity import read_collection
+from spanvault.collection.plans import create_plan, read_plan
+from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.catalog import user_databases
+from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.preflight import require
+from spanvault.database.postgres.protect import Owner, check
+from spanvault.database.postgres.server import identity
+from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Refused
+from spanvault.model.cut import format_time
+from spanvault.model.manifest import Manifest, Plan, PlannedDatabase
+from spanvault.model.request import BackupRequest
+from spanvault.model.units import parse_duration
+from spanvault.statement.render import render_redacted
+from spanvault.storage.base import Storage
+
+
+def make_layer_plan(
+    storage: Storage,
+    cluster: Cluster,
+    request: BackupRequest,
+    *,
+    run_key: str,
+    clock: Callable[[], datetime],
+    wait_seconds: float,
+    times: Sequence[datetime] = (),
+) -> Plan:
+    """The plan of the layer, or layers, that follow the newest of the chain `request.append`, and end at `times`
+    (ascending), or wherever the seal's snapshot is.
+
+    The chain is tested before anything is touched. Raises NotFound where there is no chain, BrokenChain when it cannot go
+    on, AlreadyCovered when all `times` lie before its end, and what the plan of a full raises.
+    """
+    while True:
+        parent, digest = head(storage, request.append or "LATEST")
+        wanted = _uncovered(storage, parent, request, times)
+        try:
+            databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
+            break
+        except BrokenChain:
+            if head(storage, parent.subdir)[1] == digest:
+                raise
+            # Another run committed a layer meanwhile, and moved the slot on.
+    with connect(cluster.primary, purpose="plan") as connection:
+        source = identity(connection, cluster.name)
+    skew = parse_duration(request.options.max_clock_skew)
+    known = {entry.database.name for entry in parent.databases}
+    protections = [planned.protection for planned in databases if planned.database.name in known]
+    plan = Plan(
+        kind="incremental",
+        number=parent.number + 1,
+        subdir=parent.subdir,
+        run_key=run_key,
+        parent_sha256=digest,
+        ends=find_ends(cluster, protections, parent.end, wanted, skew) if wanted else (),
+        planned_at=clock(),
+        collection_id=parent.collection_id,
+        request=redacted(request),
+        request_text=render_redacted(request),
+        source=source,
+        databases=databases,
+        batches=(),
+    )
+    if create_plan(storage, plan):
+        return plan
+    present = read_plan(storage, plan.subdir, plan.number, run_key)
+    if present is None:
+        raise Refused(f"The plan of this run in {plan.subdir} disappeared while it was made; start the run anew.")
+    return present
+
+
+def chain_to_close(storage: Storage, cluster: Cluster, request: BackupRequest) -> str | None:
+    """The newest chain, if it is of the same target and the log still tells what came since its end."""
+    try:
+        parent, _ = head(storage, "LATEST")
+        if parent.request.target != request.target:
+            return None
+        for entry in parent.databases:
+            with connect(cluster.primary, entry.database.name, purpose="plan") as connection:
+                check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
+    except (NotFound, BrokenChain):
+        return None
+    return parent.subdir
+
+
+def _uncovered(storage: Storage, parent: Manifest, request: BackupRequest, times: Sequence[datetime]) -> list[datetime]:
+    if parent.request.target != request.target:
+        raise BadInput(
+            f"The chain {parent.subdir} is a backup of something else ({parent.request_text}); an incremental names the same"
+            " targets as its full backup."
+        )
+    wanted = [moment for moment in times if moment > parent.end.time]
+    if times and not wanted:
+        raise AlreadyCovered(covered_by(storage, parent, times[-1]))
+    return wanted
+
+
+def covered_by(storage: Storage, newest: Manifest, moment: datetime) -> str:
+    """The sentence that says which layer of the chain covers a time up to its end."""
+    layer = newest
+    while layer.number > 0 and layer.start.time >= moment:
+        layer = load_manifest(storage, layer.subdir, layer.number - 1)
+    what = f"the layer {layer.number} of {layer.subdir}" if layer.number else f"the full backup {layer.subdir}"
+    return f"{format_time(moment)} is covered by {what}, which goes up to {format_time(layer.end.time)}; nothing was written."
+
+
+def _databases(
+    storage: Storage,
+    cluster: Cluster,
+    request: BackupRequest,
+    parent: Manifest,
+    clock: Callable[[], datetime],
+    wait_seconds: float,
+) -> tuple[PlannedDatabase, ...]:
+    """The databases, protected; those of the chain are tested first, as protecting would make a missing slot anew."""
+    with connect(cluster.primary, purpose="plan") as connection:
+        require(connection)
+        names = databases_of(request.target, user_databases(query_of(connection)), cluster.primary.database)
+    for name in names:
+        entry = parent.database(name)
+        if entry is not None:
+            with connect(cluster.primary, name, purpose="plan") as connection:
+                check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
+    owner = Owner(
+        collection_id=read_collection(storage).id,
+        collection=storage.display_uri,
+        expires_at=clock() + protection_length(request),
+    )
+    planned = [plan_database(cluster, request, name, owner, wait_seconds) for name in names]
+    _check_identities(request, planned)
+    check_names(request, cluster.primary.database, planned, cluster)
+    return tuple(
+        one.model_copy(update={"protection": one.protection.model_copy(update={"start": parent.end.lsn})})
+        if parent.database(one.database.name) is not None
+        else one
+        for one in planned
+    )
+
+
+def _check_identities(request: BackupRequest, databases: Sequence[PlannedDatabase]) -> None:
+    if request.options.without_identity != "fail":
+        return
+    names = [table.qualified for one in databases for table in one.database.tables if table.capture == "exact"]
+    if names:
+        raise Refused(
+            f"The log does not tell the changes of {', '.join(names)}: give them a primary key or REPLICA IDENTITY FULL, or"
+            " choose without_identity = 'full' or 'skip'."
+        )
