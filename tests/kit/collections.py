@@ -318,7 +318,7 @@ def make_layer(
     run_key: str | None = None,
     with_plan: bool = True,
     location: tuple[str, Storage] | None = None,
-    **changes: object,
+    **changes: Any,
 ) -> Manifest:
     """The manifest of layer n upon `parent`, not written; everything that it names is. Each commit of the database `shop`
     updates order 1; `commits` are by database. `location` is where the data files go; `changes` are put into the manifest
@@ -354,7 +354,7 @@ def incremental_plan(storage: Storage, subdir: str, number: int, run_key: str) -
 
 
 def write_compacted(
-    storage: Storage, subdir: str, first: int, number: int, *, run_key: str = "compaction", **changes: object
+    storage: Storage, subdir: str, first: int, number: int, *, run_key: str = "compaction", **changes: Any
 ) -> Manifest:
     """A committed layer that stands for the layers `first` to `number`; from 0 on it is a full. Its one data file is a
     new one; `changes` are put into the manifest as they are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 
 from spanvault.collection.files import objects_of, own_objects
@@ -110,8 +111,8 @@ def _check_run(storage: Storage, manifest: Manifest, given: Plan | None) -> None
 def _require_objects(storage: Storage, manifest: Manifest) -> None:
     """Raises Refused when something is missing. Data files at an incremental location are not looked at."""
     there: dict[str, set[str]] = {}
-    wanted = own_objects(manifest) if manifest.location is not None else objects_of(storage, manifest)
-    for reference in wanted:
+    listed = objects_of(storage, manifest) if manifest.location is None else ()
+    for reference in itertools.chain(own_objects(manifest), listed):
         folder = reference.path.partition("/")[0]
         if folder not in there:
             there[folder] = {info.key for info in storage.list(f"{manifest.subdir}/{folder}/")}
