@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from spanvault.collection.chain import OpenLocation, Resolved, resolve
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
-from spanvault.model.cut import Lsn
+from spanvault.errors import BadInput
+from spanvault.model.cut import Cut, Lsn
 from spanvault.model.request import RestoreRequest
 from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
@@ -22,6 +24,7 @@ from spanvault.restore.resume import Begun, begun_cut, begun_restores, with_begu
 from spanvault.restore.schema import restore_schema as make_schema
 from spanvault.restore.work import Work, planned_work
 from spanvault.statement.rules import check
+from spanvault.storage.base import Storage
 
 
 @translated("Planning the restore")
@@ -110,8 +113,21 @@ def _pinned(context: Context, request: RestoreRequest, opened: OpenLocation) -> 
     asked = resolve(storage, request.subdir, request.as_of, open_location=opened)
     if isinstance(request.as_of, Lsn):
         return asked
+    if request.as_of is not None and not asked.inner and request.as_of != asked.cut.time:
+        return _beside_end(storage, asked, request.as_of, opened)
     found = resolve(storage, asked.manifest.subdir, asked.cut.lsn, open_location=opened)
     return replace(found, cut=asked.cut)
+
+
+def _beside_end(storage: Storage, asked: Resolved, moment: datetime, opened: OpenLocation) -> Resolved:
+    """A time between a layer's end and the nearest commit inside a layer: all that the log tells is as at that end, and
+    what was read there is not: it may have changed in between, without a commit that the log shows."""
+    position = Lsn(asked.cut.lsn + (1 if asked.cut.time < moment else -1))
+    try:
+        found = resolve(storage, asked.manifest.subdir, position, open_location=opened)
+    except BadInput:  # nothing at all happened in between
+        return asked
+    return replace(found, cut=Cut(lsn=position, time=moment))
 
 
 def _locations(context: Context, request: RestoreRequest) -> OpenLocation:
