@@ -47,8 +47,8 @@ class ScratchDatabase:
 
     def number(self, sql: str) -> int:
         """The one number that `sql` gives."""
-        row = self._database.execute(sql).fetchone()
-        return int(row[0]) if row is not None else 0
+        ((number,),) = self._database.execute(sql).fetchall()
+        return int(number)
 
 
 @contextmanager
