@@ -101,5 +101,20 @@ def test_a_restore_inside_a_layer_that_has_the_last_changes_only(chain: Chain, c
     assert f"{chain.layers[0]['end_lsn']} before it and {chain.layers[1]['end_lsn']} after it" in message
 
 
+def test_the_windows_are_the_times_that_restores_name(chain: Chain, capsys: Captured) -> None:
+    path = chain.layers[0]["path"]
+    windows = answer(capsys, "collection", "windows", chain.uri)
+    ends, positions = ([row[name] for row in chain.layers] for name in ("end_time", "end_lsn"))
+    assert [tuple(row.values()) for row in windows] == [
+        (path, ends[0], ends[0], positions[0], "false"),
+        (path, ends[1], ends[2], positions[2], "true"),
+    ]
+
+
+@pytest.mark.parametrize("options", [("--to", "3"), ("--from", "2"), ("--from", "7", "--to", "9"), ("--full", "--to", "3")])
+def test_layers_to_merge_that_the_chain_has_not(options: tuple[str, ...], chain: Chain, capsys: Captured) -> None:
+    assert "has the layers 0 to 2" in refusal(capsys, 2, "collection", "compact", chain.uri, *options)
+
+
 def test_nothing_was_restored_by_any_of_them(chain: Chain) -> None:
     assert chain.shop.execute("select count(*) from pg_database where datname = 'never'") == [(0,)]

@@ -13,6 +13,7 @@ from spanvault.engine.estimate import COLUMNS as ESTIMATE_COLUMNS
 from spanvault.engine.execute import BACKUP_COLUMNS
 from spanvault.engine.restore_local import RESTORE_COLUMNS
 from spanvault.observe.show_backup import COLUMNS as SHOW_COLUMNS
+from spanvault.observe.show_backup import WINDOW_COLUMNS
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 CLI = (DOCS / "cli.md").read_text()
@@ -52,7 +53,7 @@ def test_every_exit_code_is_documented() -> None:
         ("BACKUP", BACKUP_COLUMNS),
         ("BACKUP", ESTIMATE_COLUMNS),
         ("SHOW BACKUPS", ("path",)),
-        ("SHOW BACKUP", (*SHOW_COLUMNS, "file_bytes", "manifest")),
+        ("SHOW BACKUP", (*SHOW_COLUMNS, *WINDOW_COLUMNS, "file_bytes", "manifest")),
         ("RESTORE", RESTORE_COLUMNS),
     ],
 )
