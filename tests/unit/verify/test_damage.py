@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -231,7 +232,7 @@ def test_at_most_ten_missing_files_are_named(storage: LocalStorage, number: int)
         result.require_pass()
 
 
-def _with_file(storage: LocalStorage, table: pa.Table, **fields: object) -> None:
+def _with_file(storage: LocalStorage, table: pa.Table, **fields: Any) -> None:
     """A committed backup whose list has one more file of public.orders."""
     run = write_uncommitted(storage)
     extra = put_table(storage, run.plan, table, ORDERS, **{"role": "base", **fields})
