@@ -26,10 +26,10 @@ def check(
     return the OIDs of tables whose place in the publication changed since that layer, so that the log may lack changes of
     theirs.
 
-    `entry` and `source` are the newest layer's, `start` is where that layer's window of the log begins (without it, where
-    its protection began). A slot that lags, after a crash of the server or of a run between commit and advance, is moved
-    to `end` once its repeats prove that this is the history the layer was read from. To be called before `hold`, which
-    would make a missing slot anew.
+    `entry` and `source` are the newest layer's, `start` is where the history that it holds begins; a full's window of the
+    log begins where its protection does, which also counts without `start`. A slot that lags, after a crash of the server
+    or of a run between commit and advance, is moved to `end` once its repeats prove that this is the history the layer was
+    read from. To be called before `hold`, which would make a missing slot anew.
 
     Raises BrokenChain with one sentence that says what happened; another run that commits a layer meanwhile moves the
     slot too, so a caller looks at the chain's newest layer again before it believes that. Raises Busy while another
@@ -40,7 +40,8 @@ def check(
     state = _usable(connection, entry, end, slot)
     changed = _changed_tables(connection, entry, end)
     if state.confirmed is not None and state.confirmed < end:
-        _prove_repeats(connection, entry, state.confirmed, end, start or entry.protection.start)
+        begin = start if start is not None and start < end else entry.protection.start
+        _prove_repeats(connection, entry, state.confirmed, end, begin)
         advance(connection, state.name, end)
     return changed
 

@@ -60,8 +60,8 @@ _SLOTS = (
     "SELECT pg_catalog.to_jsonb(s)::text,"
     " (pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn))::int8,"
     " s.database = pg_catalog.current_database()"
-    " FROM pg_catalog.pg_replication_slots s WHERE s.slot_name LIKE 'spanvault\\_%' AND s.slot_type = 'logical' AND NOT s.temporary"
-    " ORDER BY s.slot_name"
+    " FROM pg_catalog.pg_replication_slots s"
+    " WHERE s.slot_name LIKE 'spanvault\\_%' AND s.slot_type = 'logical' AND NOT s.temporary ORDER BY s.slot_name"
 )
 _PUBLICATIONS = (
     "SELECT pubname, pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg import sql
-
 from spanvault.database.postgres import publication as publications
 from spanvault.database.postgres.blockers import wait_for_writers
 from spanvault.database.postgres.continuity import check
@@ -43,18 +41,21 @@ def hold(
 
     Idempotent. Every table of `tables` whose changes the log tells is in the publication afterwards. Others that were are
     left alone (an older chain may need them), but for those that lost their identity: they leave at once. A slot that the
-    server has given up, or that outlived its publication, is made anew, as the log in between cannot be had; so a chain
-    that is to go on is tested by `check` before this. Raises Busy when locks or writers do not yield in time, BadInput
-    when the role may not publish a table, Refused when slot or publication are somebody else's.
+    server has given up, or that outlived its publication, is made anew, as the log in between cannot be had, and so is a
+    publication whose options somebody altered; a chain that is to go on is tested by `check` before this.
+
+    Raises Busy when locks or writers do not yield in time, BadInput when the role may not publish a table, Refused when a
+    slot of this name is somebody else's.
     """
     slot, publication = names(owner.collection_id, database_oid)
     logged = [table for table in tables if table.logged]
     state = read_slot(connection, slot)  # before the look at the publication, which is always made first
-    if publications.exists(connection, publication):
+    if publications.usable(connection, publication):
         publications.publish(connection, publication, logged)
     else:
         if state is not None and not foreign(connection, state):
             drop_slot(connection, slot)  # a slot must never be older than its publication
+        publications.drop(connection, publication)
         publications.create(connection, publication, logged)
     mark(connection, publication, owner)
     ensure_slot(connection, slot, wait_seconds)
@@ -69,4 +70,4 @@ def release(connection: Connection, slot: str, publication: str) -> None:
     Raises Busy while another session uses the slot.
     """
     drop_slot(connection, slot)
-    connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
+    publications.drop(connection, publication)

@@ -72,9 +72,19 @@ def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     return None if one is None or other is None else max(one, other)
 
 
-def exists(connection: Connection, publication: str) -> bool:
-    """Whether the connected database has the publication."""
-    return bool(scalar(connection, "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s", (publication,)))
+# All four operations, by leaf table: what anything less leaves out is missing from the log.
+_WHOLLY = "p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot AND NOT p.puballtables"
+
+
+def usable(connection: Connection, publication: str) -> bool:
+    """Whether the connected database has the publication, and it publishes as ours do."""
+    statement = f"SELECT 1 FROM pg_catalog.pg_publication p WHERE p.pubname = %s AND {_WHOLLY}"
+    return bool(scalar(connection, statement, (publication,)))
+
+
+def drop(connection: Connection, publication: str) -> None:
+    """Drop the publication if it exists."""
+    connection.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
 
 
 def create(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
@@ -156,8 +166,7 @@ def read(connection: Connection, database: str, slot: str, publication: str, sta
     Raises Refused when it is missing or does not publish all four operations by leaf table.
     """
     row = connection.execute(
-        "SELECT p.oid::int8, p.xmin::text::int8 FROM pg_catalog.pg_publication p WHERE p.pubname = %s"
-        " AND p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot AND NOT p.puballtables",
+        f"SELECT p.oid::int8, p.xmin::text::int8 FROM pg_catalog.pg_publication p WHERE p.pubname = %s AND {_WHOLLY}",
         (publication,),
     ).fetchone()
     if row is None:
