@@ -130,7 +130,7 @@ def test_new_and_dropped_tables_and_partitions(backup: Backup) -> None:
     second = backup.increment()
     assert backup.rows(second, "p1") == backup.source_rows("p1")
     assert backup.rows(second, "second") == backup.source_rows("second")
-    database.execute("alter table p attach partition p1 for values in (1); drop table second; update p set id = id + 1 where k = 2")
+    database.execute("alter table p attach partition p1 for values in (1); drop table second; update p set id = id + 500 where k = 2")
     third = backup.increment()
     assert backup.rows(third, "p1") == backup.source_rows("p1")
     assert backup.rows(third, "p2") == backup.source_rows("p2")

@@ -24,7 +24,13 @@ def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_
         return show_backups(context.storage(request.collection))
     if isinstance(request, ShowBackupRequest):
         storage = context.storage(request.collection)
-        return show_backup(storage, request.subdir, check_files=request.check_files, as_json=request.as_json)
+        return show_backup(
+            storage,
+            request.subdir,
+            check_files=request.check_files,
+            as_json=request.as_json,
+            open_location=context.storage,
+        )
     if cluster is None:
         raise BadInput("BACKUP and RESTORE need a cluster: give --cluster or --url.")
     if isinstance(request, RestoreRequest):

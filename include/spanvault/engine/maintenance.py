@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
+from spanvault.backup.compact import Compaction
+from spanvault.collection.chain import original_layers
 from spanvault.collection.expire import expire
+from spanvault.collection.identity import read_collection
 from spanvault.collection.index import rebuild
 from spanvault.collection.lookup import complete_subdirs, find_subdir, latest
+from spanvault.collection.markers import mark_invalid
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import SAFE_AGE
 from spanvault.collection.sweep import sweep as sweep_garbage
+from spanvault.collection.windows import restorable_windows
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.preflight import examine
 from spanvault.database.postgres.protect import Held
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import all_held, release_all, release_expired, release_slot
-from spanvault.errors import BadInput, Permanent
+from spanvault.errors import BadInput, Damaged, Permanent
 from spanvault.model.cut import format_time
 from spanvault.model.result import Cell, Result
 from spanvault.storage.base import Storage
@@ -44,7 +49,8 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
         found = find_subdir(storage, subdir)
         results = [(found, _verified(context, storage, found, level))]
     else:
-        results = [("collection", check_collection(storage, progress=context.progress))]
+        checked = check_collection(storage, open_location=context.storage, progress=context.progress)
+        results = [("collection", checked)]
         deeper: Iterable[str] = ()
         if level != "check_files":
             deeper = complete_subdirs(storage) if level == "checksums" else [latest(storage)]
@@ -57,15 +63,65 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     )
 
 
-def validate_backup(context: Context, uri: str, subdir: str, *, level: str) -> str:
-    """Validate one backup at one of BACKUP_LEVELS; its path. Raises as above."""
+def validate_backup(context: Context, uri: str, subdir: str, *, level: str, number: int | None = None) -> str:
+    """Validate one backup at one of BACKUP_LEVELS; its path. Raises as above.
+
+    With `number` only that layer, as its own run does: a layer that is found damaged is marked invalid, so that nothing is
+    built upon it nor restored from it.
+    """
     _require_level(level)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
-    result = _verified(context, storage, found, level)
-    result.require_pass()
-    context.progress.note(f"{found}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
+    result = _verified(context, storage, found, level, number)
+    try:
+        result.require_pass()
+    except Damaged as error:
+        if number is not None:
+            mark_invalid(storage, found, number, str(error), context.clock())
+        raise
+    layer = found if number is None else f"{found} layer {number}"
+    context.progress.note(f"{layer}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
     return found
+
+
+def restorable(context: Context, uri: str) -> Result:
+    """From when to when each chain can be restored: a row for each exact end, and for each interval in which any time
+    will do."""
+    storage = context.storage(uri)
+    read_collection(storage)
+    rows: list[tuple[Cell, ...]] = []
+    for subdir in complete_subdirs(storage):
+        layers = original_layers(storage, subdir, open_location=context.storage)
+        rows += [
+            (subdir, format_time(window.start.time), format_time(window.end.time), str(window.end.lsn), window.any_time)
+            for window in restorable_windows(layers)
+        ]
+    return Result(columns=("path", "restorable_from", "restorable_to", "to_position", "any_time"), rows=tuple(rows))
+
+
+def compact_backups(context: Context, uri: str, subdir: str, *, first: int | None, number: int | None) -> Result:
+    """Merge the layers `first` (default 1) to `number` (default the newest) of a chain into one; from 0 on it is a full.
+
+    The source is not read, and the merged layers stay. Raises BadInput for layers that are not there.
+    """
+    storage = context.storage(uri)
+    layers = original_layers(storage, find_subdir(storage, subdir), open_location=context.storage)
+    begin, end = 1 if first is None else first, layers[-1].manifest.number if number is None else number
+    if not 0 <= begin < end < len(layers):
+        raise BadInput(
+            f"The chain {layers[0].manifest.subdir} has the layers 0 to {len(layers) - 1}; layers {begin} to {end} of it cannot"
+            " be merged."
+        )
+    digest = layers[begin - 1].sha256 if begin else None
+    chosen = layers[begin : end + 1]
+    merge = Compaction(
+        storage, chosen, digest, scratch=context.settings.scratch_dir, progress=context.progress, clock=context.clock
+    )
+    made = merge.run()
+    return Result(
+        columns=("path", "first", "last", "kind", "rows", "bytes"),
+        rows=((made.subdir, made.first, made.number, made.kind, made.totals.rows, made.totals.file_bytes),),
+    )
 
 
 def _require_level(level: str) -> None:
@@ -73,12 +129,13 @@ def _require_level(level: str) -> None:
         raise BadInput(f"There is no level {level!r}; choose {', '.join(BACKUP_LEVELS[:-1])} or {BACKUP_LEVELS[-1]}.")
 
 
-def _verified(context: Context, storage: Storage, subdir: str, level: str) -> VerificationResult:
+def _verified(context: Context, storage: Storage, subdir: str, level: str, number: int | None = None) -> VerificationResult:
+    scratch, progress = context.settings.scratch_dir, context.progress
     if level == "check_files":
-        return check_files(storage, subdir, progress=context.progress)
+        return check_files(storage, subdir, number, open_location=context.storage, progress=progress)
     if level == "checksums":
-        return check_data(storage, subdir, scratch=context.settings.scratch_dir, progress=context.progress)
-    return check_schema(storage, subdir, scratch=context.settings.scratch_dir, progress=context.progress)
+        return check_data(storage, subdir, number, open_location=context.storage, scratch=scratch, progress=progress)
+    return check_schema(storage, subdir, scratch=scratch, progress=progress)
 
 
 def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]:
@@ -97,7 +154,9 @@ def rebuild_index(context: Context, uri: str) -> Result:
 
 def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timedelta = SAFE_AGE) -> Result:
     """Count garbage, and remove it unless `dry_run`."""
-    report = sweep_garbage(context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run)
+    report = sweep_garbage(
+        context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run, open_location=context.storage
+    )
     for problem in report.problems:
         context.progress.note(problem)
     row = (report.objects, report.bytes, report.unfinished, report.dry_run)
@@ -109,7 +168,7 @@ def expire_backups(
 ) -> Result:
     """Decide on each chain, and delete what expires unless `dry_run`."""
     policy = Policy(keep_last=keep_last, window=window)
-    report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run)
+    report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.storage)
     for problem in report.problems:
         context.progress.note(problem)
     rows = tuple(
