@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from spanvault.backup.protection import RUN_PROTECTION
 from spanvault.embedded.postgres import PostgresServer
-from spanvault.errors import BrokenChain
+from spanvault.engine.context import Context
+from spanvault.engine.protections import release_expired
+from spanvault.errors import BrokenChain, Busy
+from spanvault.model.clock import now
 from spanvault.model.manifest import Manifest
 from tests.kit.harness import Backup
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database
@@ -224,7 +230,7 @@ def test_a_transaction_that_is_open_across_layers_is_whole_in_the_one_it_commits
     with backup.database.connect(autocommit=False) as writer:
         writer.execute("insert into t select i, 9 from generate_series(5000, 5100) i")
         backup.wait = 0.5
-        with pytest.raises(Exception, match=r"have not ended|stayed open"):
+        with pytest.raises(Busy, match=r"have not ended|stayed open"):
             backup.increment()
         writer.commit()
     backup.wait = 20
@@ -271,3 +277,53 @@ def test_a_promoted_standby_closes_the_chain(own_server: PostgresServer, tmp_pat
             assert_closed_and_followed_by_a_full(backup, newest, then, "and has no slot of this chain")
         finally:
             standby.remove()
+
+
+def test_a_chain_whose_log_grew_beyond_the_limit_is_closed_loudly(
+    backup: Backup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    newest, then = chain_of_two(backup)
+    slot, _ = held(backup)
+    backup.database.execute("create table big as select repeat('x', 1000) from generate_series(1, 3000)")
+    monkeypatch.setenv("SPANVAULT_WAL_LIMIT", "1MiB")
+    with caplog.at_level(logging.ERROR):
+        full = backup.increment()
+    assert (full.kind, full.number) == ("full", 0)
+    assert f"Released the protection {slot}, which kept " in caplog.text
+    assert "Its chain is closed, and the next backup is a full one." in caplog.text
+    assert backup.rows(full, "t") == backup.source_rows("t")
+    assert backup.rows(newest, "t") == then
+
+
+def test_the_sweep_leaves_a_running_backup_alone(backup: Backup) -> None:
+    """However long ago its chain's end was put off: a run gives signs of life."""
+    chain_of_two(backup)
+    write(backup, 2)
+    swept: list[list[str]] = []
+
+    def sweep() -> None:
+        later = Context(settings=backup.context.settings, clock=lambda: now() + RUN_PROTECTION - timedelta(minutes=1))
+        swept.append(release_expired(later, backup.database.cluster))
+
+    backup.visits.clear()
+    backup.at = {"seal.after_window": sweep, "commit.after_manifest": sweep, "plan.after_plan": sweep}
+    following = backup.increment(on_broken_chain="fail")
+    assert swept
+    assert [slot for slots in swept for slot in slots] == []
+    assert backup.rows(following, "t") == backup.source_rows("t")
+
+
+@pytest.mark.parametrize("loss", ["drop constraint t_pkey", "replica identity nothing"], ids=["key dropped", "nothing"])
+def test_a_table_that_lost_its_identity_is_whole_in_the_next_layer_and_the_application_works_again(
+    backup: Backup, loss: str
+) -> None:
+    newest, then = chain_of_two(backup)
+    backup.database.execute(f"alter table t {loss}")
+    backup.database.execute("insert into t values (7000, 7)")
+    following = backup.increment(on_broken_chain="fail")
+    assert (following.subdir, following.number) == (newest.subdir, 2)
+    assert backup.rows(following, "t") == backup.source_rows("t")
+    backup.database.execute("update t set n = n + 1")
+    assert backup.rows(newest, "t") == then
+    last = backup.increment(on_broken_chain="fail")
+    assert backup.rows(last, "t") == backup.source_rows("t")
