@@ -48,17 +48,10 @@ class CompactBackupsOperator(SpanvaultOperator):
 
     def step(self, context: Context) -> list[dict[str, Any]]:
         """Merge; a layer that was merged already stays as it is."""
-        from spanvault.collection.chain import head
-        from spanvault.collection.lookup import find_subdir
         from spanvault.engine.maintenance import compact_backups
 
-        engine, uri = self.engine(), self.collection_uri(self.collection)
-        storage = engine.storage(uri)
-        subdir = find_subdir(storage, self.subdir)
-        number = self.number()
-        if number is None:
-            number = head(storage, subdir)[0].number
-        return compact_backups(engine, uri, subdir, first=self.first(), number=number).dicts()
+        uri = self.collection_uri(self.collection)
+        return compact_backups(self.engine(), uri, self.subdir, first=self.first(), number=self.number()).dicts()
 
     def first(self) -> int:
         """The first layer to merge. Raises BadInput for an unknown mode."""
