@@ -19,7 +19,7 @@ from spanvault.model.manifest import DataFile
 from tests.unit.merge.history_kit import SUBDIR, History, state_of
 from tests.unit.merge.source_double import Source
 
-SEEDS = range(60)
+SEEDS = [*range(20), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(20, 200))]
 
 
 def play(root: Path, seed: int) -> Source:

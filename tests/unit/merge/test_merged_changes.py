@@ -1,0 +1,124 @@
+"""Several layers' changes as one segment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from spanvault.columnar.types import file_schema
+from spanvault.errors import Damaged
+from spanvault.merge.changes import merged_changes, merged_schema, merged_text_columns
+from tests.unit.merge.history_kit import SYSTEM_FIELDS, Change, History, column, table
+
+DOCS = table(column(1, "id", "int8", 20), column(2, "body"), column(3, "n", "int4", 23), key=(1,))
+
+
+def hole(seq: int, key: int, source: int) -> Change:
+    return Change("U", seq, (key, None, 0), unchanged=("body",), source=(str(source),))
+
+
+def gone(seq: int, key: int) -> Change:
+    return Change("D", seq, (key, None, None))
+
+
+def rows(history: History, first: int, last: int, *names: str) -> list[tuple[Any, ...]]:
+    batches = list(merged_changes(history.layers()[first : last + 1], None))
+    if not batches:
+        return []
+    return [tuple(row[name] for name in names) for row in pa.Table.from_batches(batches).to_pylist()]
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> History:
+    """The specification's example: two rows swap their keys over three layers."""
+    history = History(tmp_path, DOCS)
+    history.base([(1, "long A", 0), (2, "long B", 0)])
+    for changes in ([gone(1, 1), hole(2, 9, 1)], [gone(1, 2), hole(2, 1, 2)], [gone(1, 9), hole(2, 2, 9)]):
+        history.layer()
+        history.changes(changes)
+    return history
+
+
+def test_a_source_key_becomes_the_one_before_the_range(swap: History) -> None:
+    wanted = ("_seq", "_op", "id", "body", "_unchanged", "_source_key")
+    assert rows(swap, 2, 3, *wanted) == [
+        (1, "U", 1, None, ["body"], ["2"]),
+        (2, "D", 9, None, None, None),
+        (3, "U", 2, None, ["body"], ["9"]),
+    ]
+    assert rows(swap, 1, 3, *wanted) == [
+        (1, "U", 1, None, ["body"], ["2"]),
+        (2, "D", 9, None, None, None),
+        (3, "U", 2, None, ["body"], ["1"]),
+    ]
+
+
+def test_a_value_within_the_range_is_filled_in(tmp_path: Path) -> None:
+    history = History(tmp_path, DOCS)
+    history.layer()
+    history.changes([Change("U", 7, (1, "here", 0), lsn=70)])
+    history.layer()
+    history.changes([gone(1, 1), Change("U", 2, (2, None, 5), unchanged=("body",), source=("1",), lsn=80)])
+    wanted = ("_seq", "_op", "_lsn", "_xid", "id", "body", "n", "_unchanged", "_source_key", "_old_key")
+    assert rows(history, 1, 2, *wanted) == [
+        (1, "D", 1, 1, 1, None, None, None, None, None),
+        (2, "U", 80, 2, 2, "here", 5, None, None, None),
+    ]
+
+
+def test_a_truncate_comes_first_and_voids_what_was_before(tmp_path: Path) -> None:
+    history = History(tmp_path, DOCS)
+    history.layer()
+    history.changes([Change("I", 1, (1, "x", 0)), Change("T", 2), Change("I", 3, (2, "y", 0))])
+    history.layer()
+    history.changes([Change("I", 1, (3, "z", 0)), Change("T", 2, lsn=22), Change("I", 3, (4, "w", 0))])
+    assert rows(history, 1, 2, "_seq", "_op", "_lsn", "id") == [(1, "T", 22, None), (2, "I", 3, 4)]
+    history.layer()
+    history.changes([hole(1, 1, 1)])
+    with pytest.raises(Damaged, match="large values were left out"):
+        rows(history, 1, 3, "id")
+
+
+def test_all_batches_have_one_schema_in_the_last_layers_shape(tmp_path: Path) -> None:
+    history = History(tmp_path, DOCS)
+    history.layer()
+    history.changes([Change("U", 1, (1, "x", 10)), gone(2, 3)], text=["n"])
+    shape = table(
+        column(1, "key", "int8", 20),
+        column(3, "body", "int4", 23),
+        column(4, "f", "int4", 23, missing_value="{5}"),
+        column(5, "d", "date", 1082, missing_value="{infinity}"),
+        key=(1,),
+    )
+    history.layer(shape)
+    history.changes([Change("U", 1, (2, 20, 6, None))])
+    layers = history.layers()[1:]
+    assert merged_text_columns(layers) == {"body", "d"}
+    assert merged_schema(layers) == pa.schema([*SYSTEM_FIELDS, *file_schema(shape, frozenset({"body", "d"}))])
+    assert {batch.schema for batch in merged_changes(layers, None)} == {merged_schema(layers)}
+    assert rows(history, 1, 2, "_op", "key", "body", "f", "d") == [
+        ("U", 1, "10", 5, "infinity"),
+        ("D", 3, None, None, None),
+        ("U", 2, "20", 6, None),
+    ]
+
+
+def test_counted_changes_are_all_kept(tmp_path: Path) -> None:
+    history = History(tmp_path, table(column(1, "v"), capture="count"))
+    history.layer()
+    history.changes([Change("I", 4, ("a",)), Change("I", 5, ("a",))])
+    history.layer()
+    history.changes([Change("D", 1, ("a",)), Change("T", 2), Change("I", 3, (None,)), Change("I", 4, (None,))])
+    assert rows(history, 1, 1, "_seq", "_op", "v") == [(1, "I", "a"), (2, "I", "a")]
+    assert rows(history, 1, 2, "_seq", "_op", "v") == [(1, "T", None), (2, "I", None), (3, "I", None)]
+    assert rows(history, 0, 0) == []
+
+
+def test_counted_changes_of_a_table_without_columns(tmp_path: Path) -> None:
+    history = History(tmp_path, table(capture="count"))
+    history.layer()
+    history.changes([Change("I", 1, ()), Change("I", 2, ())])
+    assert rows(history, 1, 1, "_op", "_row") == [("I", None), ("I", None)]
