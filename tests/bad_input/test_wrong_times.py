@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +115,17 @@ def test_the_windows_are_the_times_that_restores_name(chain: Chain, capsys: Capt
 @pytest.mark.parametrize("options", [("--to", "3"), ("--from", "2"), ("--from", "7", "--to", "9"), ("--full", "--to", "3")])
 def test_layers_to_merge_that_the_chain_has_not(options: tuple[str, ...], chain: Chain, capsys: Captured) -> None:
     assert "has the layers 0 to 2" in refusal(capsys, 2, "collection", "compact", chain.uri, *options)
+
+
+def test_a_merge_takes_no_time_away_and_answers_as_documented(chain: Chain, capsys: Captured) -> None:
+    windows = ("collection", "windows", chain.uri)
+    before = answer(capsys, *windows)
+    (merged,) = answer(capsys, "collection", "compact", chain.uri, chain.layers[0]["path"], "--full", "--to", "2")
+    assert (merged["path"], merged["first"], merged["last"], merged["kind"]) == (chain.layers[0]["path"], "0", "2", "full")
+    assert answer(capsys, *windows) == before
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    for name, row in (("compact", merged), ("windows", before[0])):
+        assert f"| `{name}` | {', '.join(f'`{column}`' for column in row)} |" in page
 
 
 def test_nothing_was_restored_by_any_of_them(chain: Chain) -> None:
