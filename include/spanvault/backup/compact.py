@@ -19,9 +19,11 @@ from spanvault.collection.commit import commit
 from spanvault.collection.commits import CommitsWriter, read_commits
 from spanvault.collection.files import read_files, write_files
 from spanvault.collection.layout import data_path, object_key
+from spanvault.columnar.types import file_schema
 from spanvault.columnar.write import DataFileWriter
 from spanvault.errors import BadInput
-from spanvault.merge.changes import carried_changes, merged_changes, merged_schema, merged_text_columns
+from spanvault.merge.carry import carried_segments, reshaped_rows, reshaped_text_columns, same_columns
+from spanvault.merge.changes import merged_changes, merged_schema, merged_text_columns
 from spanvault.merge.history import TableLayer
 from spanvault.model.clock import now
 from spanvault.model.manifest import (
@@ -34,6 +36,7 @@ from spanvault.model.manifest import (
     Window,
 )
 from spanvault.model.progress import Progress, Silent
+from spanvault.model.schema import Table
 from spanvault.storage.base import Storage
 
 TableKey = tuple[int, int]  # OIDs of database and table
@@ -103,12 +106,12 @@ class Compaction:
             if layer.manifest.number >= begin
         ]
         whole = [file for part in parts for file in part.files if file.role != "change" and part.number == table.basis]
-        kept = [self._kept(file, parts[0]) for file in whole]
+        kept = [self._kept(file, parts[0], parts[-1].table) for file in whole]
         if not any(file.role == "change" for part in parts for file in part.files):
             return kept
         name = entry.database.name
         if self._history:
-            segments = enumerate(carried_changes(parts), start=1)
+            segments = enumerate(carried_segments(parts, self._scratch), start=1)
             return kept + [self._written(name, parts, batches, number) for number, batches in segments]
         return [*kept, self._written(name, parts, merged_changes(parts, self._scratch), 1)]
 
@@ -117,19 +120,25 @@ class Compaction:
         shape = next(table for table in entry.database.tables if table.oid == key[1])
         return TableLayer(layer.data, layer.manifest.subdir, layer.manifest.number, shape, tuple(files))
 
-    def _kept(self, file: DataFile, part: TableLayer) -> DataFile:
-        """The file itself where it lies in the chain; a copy of one that lies in an incremental location."""
-        if part.storage is self._storage:
+    def _kept(self, file: DataFile, part: TableLayer, table: Table) -> DataFile:
+        """A file of whole rows itself, if it lies in the chain and has the table's columns of now; else a copy of it."""
+        same = same_columns(part.table, table)
+        if part.storage is self._storage and same:
             return file
         path = data_path(self._last.number)
-        with self._storage.open_write(object_key(self._last.subdir, path)) as writer:
-            for chunk in part.storage.read_chunks(object_key(part.subdir, file.path), 4 << 20):
-                writer.write(chunk)
-        return file.model_copy(update={"path": path})
+        if same:
+            with self._storage.open_write(object_key(self._last.subdir, path)) as copy:
+                for chunk in part.storage.read_chunks(object_key(part.subdir, file.path), 4 << 20):
+                    copy.write(chunk)
+            return file.model_copy(update={"path": path})
+        text_columns = reshaped_text_columns(part, file, table)
+        with DataFileWriter(self._storage, object_key(self._last.subdir, path), file_schema(table, text_columns)) as writer:
+            for batch in reshaped_rows(part, file, table, self._scratch):
+                writer.write_batch(batch)
+        written = {"sha256": writer.sha256, "bytes": writer.bytes, "rows": writer.rows}
+        return file.model_copy(update={**written, "path": path, "text_columns": tuple(sorted(text_columns))})
 
-    def _written(
-        self, database: str, parts: Sequence[TableLayer], batches: Iterable[pa.RecordBatch], sequence: int
-    ) -> DataFile:
+    def _written(self, database: str, parts: Sequence[TableLayer], batches: Iterable[pa.RecordBatch], sequence: int) -> DataFile:
         path = data_path(self._last.number)
         schema = merged_schema(parts)
         with DataFileWriter(self._storage, object_key(self._last.subdir, path), schema) as writer:

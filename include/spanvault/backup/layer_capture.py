@@ -41,6 +41,9 @@ class LayerCapture(CapturedDatabase):
             return False
         if table.capture == "count" and before.fingerprint() != table.fingerprint():
             return False  # copies of rows are compared by all their columns
+        computed = {column.attnum for column in before.columns if column.generated}
+        if any(column.attnum in computed for column in table.data_columns):
+            return False  # its values were not stored while they were computed
         types = {column.attnum: (column.type_oid, column.typmod, column.collation_oid) for column in before.data_columns}
         same = all(
             types.get(column.attnum, kind) == kind
