@@ -48,14 +48,13 @@ def histories(storage: Storage, resolved: Resolved, wanted: Callable[[str, int],
     Raises Damaged when a layer lacks a table that it must know, and what `read_files` raises.
     """
     upto = resolved.cut.lsn if resolved.inner else None
-    bases = dict(_bases(resolved.manifest, wanted, upto))
-    layers = {key: _layers_from(resolved.layers, basis, key) for key, basis in bases.items()}
-    needed = {layer.manifest.number for own in layers.values() for layer in own}
+    oids = {one.database.name: one.database.oid for one in resolved.manifest.databases}
+    starts = {key: _start(resolved.layers, basis, key) for key, basis in _bases(resolved.manifest, wanted, upto)}
     parts: defaultdict[TableKey, list[TableLayer]] = defaultdict(list)
-    for layer in resolved.layers:
-        if layer.manifest.number in needed:
-            users = [key for key, own in layers.items() if layer in own]
-            for key, part in _parts(storage, layer, users, _oids(resolved.manifest)):
+    for place, layer in enumerate(resolved.layers):
+        users = [key for key, start in starts.items() if start <= place]
+        if users:
+            for key, part in _parts(storage, layer, users, oids):
                 parts[key].append(part)
     return {key: TableHistory(own[-1].table, tuple(own), upto) for key, own in parts.items()}
 
@@ -69,18 +68,15 @@ def _bases(manifest: Manifest, wanted: Callable[[str, int], bool], upto: Lsn | N
                 yield (name, entry.oid), entry.basis
 
 
-def _layers_from(layers: Sequence[Layer], basis: int, key: TableKey) -> Sequence[Layer]:
+def _start(layers: Sequence[Layer], basis: int, key: TableKey) -> int:
+    """The place of the layer that holds the table whole."""
     for place, layer in enumerate(layers):
         if layer.manifest.first <= basis <= layer.manifest.number:
-            return layers[place:]
+            return place
     raise Damaged(
         f"The table with OID {key[1]} of database {key[0]!r} is held whole by layer {basis} of the backup"
         f" {layers[-1].manifest.subdir}, but that layer is not among those that lead to the cut."
     )
-
-
-def _oids(manifest: Manifest) -> dict[str, int]:
-    return {one.database.name: one.database.oid for one in manifest.databases}
 
 
 def _parts(
