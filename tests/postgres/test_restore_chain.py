@@ -3,7 +3,9 @@ try left off."""
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from spanvault.config.clusters import Cluster
 from spanvault.config.settings import Settings
 from spanvault.database.postgres.target import PROGRESS_SCHEMA
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
+from spanvault.engine.maintenance import compact_backups
 from spanvault.engine.restore_local import run_restore
 from spanvault.engine.restore_steps import load_batch, plan_restore, restore_schema
 from spanvault.errors import Refused, SpanvaultError
@@ -24,6 +28,7 @@ from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Manifest
 from spanvault.model.request import BackupOptions, BackupRequest, RestoreOptions, RestoreRequest
 from spanvault.model.target import DatabaseTarget, TablePattern, TableTarget
+from tests.kit.faults import KILL, Faults, FaultyStorage
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
@@ -250,15 +255,60 @@ def begin(chain: Chain, request: RestoreRequest) -> None:
 def test_an_unfinished_restore_is_gone_on_with_when_a_newer_layer_is_there(chain: Chain, target: TestDatabase) -> None:
     moment = chain.change(ROUNDS[0])
     manifest = chain.back_up()
-    request = chain.request(target)
+    request = chain.request(target, strict=True)
     begin(chain, request)
     chain.change(ROUNDS[3])
     chain.back_up()
+    pinned = plan_restore(Context(), chain.source.cluster, request).request
+    assert pinned.as_of == manifest.end.lsn
+    with pytest.raises(Refused, match=r"has no part 100: .* Run the whole RESTORE statement"):
+        load_batch(Context(), chain.source.cluster, pinned, 99)
     notes = Notes()
     result = run_restore(Context(progress=notes), chain.source.cluster, request, processes=False)
     assert rows_of(target) == moment.rows
     assert notes.notes[0].startswith(f"An unfinished restore as of {manifest.end} is gone on with")
     assert result.dicts()[0]["rows"] == sum(map(len, moment.rows.values()))
+
+
+def _run_and_die(cluster: Cluster, request: RestoreRequest, nth: int) -> None:
+    faults = Faults()
+    faults.add_fault("storage.read_chunks.after", key="*/data/*", nth=nth, action=KILL)
+    context = Context(wrap=lambda storage: FaultyStorage(storage, faults), reached=faults.reach)
+    run_restore(context, cluster, request, processes=False)
+
+
+def test_a_killed_restore_reads_the_layers_that_it_began_with(chain: Chain, target: TestDatabase) -> None:
+    for _ in range(3):
+        chain.change("UPDATE item SET big = repeat(md5(big), 300), amount = amount + 1 WHERE id < 300")
+        chain.back_up()
+    for nth in (2, 6):
+        arguments = (chain.source.cluster, chain.request(target), nth)
+        process = multiprocessing.get_context("spawn").Process(target=_run_and_die, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    compact_backups(Context(), chain.uri, "LATEST", first=1, number=3)
+    fresh = chain.request(TestDatabase(chain.source.server, "fresh"))
+    assert plan_restore(Context(), chain.source.cluster, fresh).layers == ("0-0", "1-3")
+    assert plan_restore(Context(), chain.source.cluster, chain.request(target)).layers == ("0-0", "1-1", "2-2", "3-3")
+    run_restore(Context(), chain.source.cluster, chain.request(target), processes=False)
+    assert rows_of(target) == chain.moments[-1].rows
+    assert chain.restored()[0] == chain.moments[-1].rows, "from the compacted layer"
+
+
+def test_an_unfinished_restore_whose_layers_are_gone_says_so(chain: Chain, target: TestDatabase) -> None:
+    for _ in range(3):
+        chain.change("UPDATE item SET big = repeat(md5(big), 300), amount = amount + 1 WHERE id < 300")
+        chain.back_up()
+    compact_backups(Context(), chain.uri, "LATEST", first=1, number=3)
+    begin(chain, chain.request(target))
+    (compacted,) = chain.folder.rglob("chain/000001-000003.json")
+    compacted.unlink()
+    with pytest.raises(Refused, match="reads the layer 1-3, which is gone; drop what it restored"):
+        run_restore(Context(), chain.source.cluster, chain.request(target), processes=False)
+    drop_database(chain.source.server, target.name)
+    run_restore(Context(), chain.source.cluster, chain.request(target), processes=False)
+    assert rows_of(target) == chain.moments[-1].rows
 
 
 def test_a_dry_run_names_the_cut_and_the_layers(chain: Chain, target: TestDatabase) -> None:

@@ -19,8 +19,8 @@ from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.load import load_batch as load
-from spanvault.restore.plan import RestorePlan
-from spanvault.restore.resume import Begun, begun_cut, begun_restores, with_begun_layers
+from spanvault.restore.plan import RestorePlan, restore_id
+from spanvault.restore.resume import begun_cut, begun_layers, begun_restores
 from spanvault.restore.schema import restore_schema as make_schema
 from spanvault.restore.work import Work, planned_work
 from spanvault.statement.rules import check
@@ -81,25 +81,26 @@ def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
     reads."""
     check(request)
     opened = _locations(context, request)
-    work = _planned(context, cluster, request, _pinned(context, request, opened))
-    if work.manifest.number == 0:
-        return work
+    resolved = _pinned(context, request, opened)
+    if resolved.manifest.number == 0:
+        return _planned(context, cluster, request, resolved)
+    # What the newest end cannot give must not keep an unfinished restore of an older one from going on.
+    allowing = {"strict": False, "skip_unrestorable_tables": True}
+    work = _planned(context, cluster, _with_options(request, allowing), resolved)
     begun = begun_restores(work)
     cut = begun_cut(work, begun, opened) if request.as_of is None else None
+    newer: tuple[str, ...] = ()
     if cut is not None:
         older = request.model_copy(update={"subdir": work.plan.subdir, "as_of": cut.lsn})
-        work = _planned(context, cluster, request, _pinned(context, older, opened))
-        newer = f"An unfinished restore as of {cut} is gone on with; what was backed up later is left out."
-        work = replace(work, plan=work.plan.model_copy(update={"notes": (newer, *work.plan.notes)}))
-    return _from_begun_layers(context, cluster, request, work, begun)
+        resolved = _pinned(context, older, opened)
+        newer = (f"An unfinished restore as of {cut} is gone on with; what was backed up later is left out.",)
+    layers = begun_layers(work.storage, resolved, restore_id(resolved, request), begun, opened)
+    work = _planned(context, cluster, request, layers)
+    return replace(work, plan=work.plan.model_copy(update={"notes": (*newer, *work.plan.notes)}))
 
 
-def _from_begun_layers(context: Context, cluster: Cluster, request: RestoreRequest, work: Work, begun: tuple[Begun, ...]) -> Work:
-    resolved = with_begun_layers(work.storage, work.resolved, work.plan, begun, _locations(context, request))
-    if resolved is work.resolved:
-        return work
-    again = _planned(context, cluster, request, resolved)
-    return replace(again, plan=again.plan.model_copy(update={"notes": work.plan.notes}))
+def _with_options(request: RestoreRequest, options: dict[str, bool]) -> RestoreRequest:
+    return request.model_copy(update={"options": request.options.model_copy(update=options)})
 
 
 def _planned(context: Context, cluster: Cluster, request: RestoreRequest, resolved: Resolved) -> Work:

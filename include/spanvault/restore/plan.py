@@ -16,7 +16,7 @@ from spanvault.errors import BadInput, NotFound, Refused
 from spanvault.merge.history import TableHistory
 from spanvault.merge.table import units_of
 from spanvault.model.base import Value
-from spanvault.model.cut import Cut, Lsn, format_time
+from spanvault.model.cut import Cut, format_time
 from spanvault.model.manifest import Manifest, ManifestDatabase
 from spanvault.model.request import RestoreRequest
 from spanvault.model.schema import Table
@@ -117,7 +117,7 @@ def make_plan(
     origins = {(one.source, oid): at_cut.origins[one.source, oid] for one in databases for oid in one.tables}
     units = tuple(_units(histories(origins))) if reads else ()
     return RestorePlan(
-        id=restore_id(manifest.collection_id, manifest.subdir, resolved.cut.lsn, pinned),
+        id=restore_id(resolved, request),
         subdir=manifest.subdir,
         cut=resolved.cut,
         layers=layers_of(resolved),
@@ -359,12 +359,12 @@ def table_of(manifest: Manifest, database: str, oid: int) -> Table:
     return table
 
 
-def restore_id(collection_id: str, subdir: str, cut: Lsn, request: RestoreRequest) -> str:
+def restore_id(resolved: Resolved, request: RestoreRequest) -> str:
     """Equal for what continues an unfinished restore: the same cut of the same backup, to the same place. Where the
     collection lies, which layers give the cut, and how hard to work, may differ."""
-    options = request.options
+    options, manifest = request.options, resolved.manifest
     what = [
-        collection_id, subdir, str(cut), request.target.model_dump(mode="json"),
+        manifest.collection_id, manifest.subdir, str(resolved.cut.lsn), request.target.model_dump(mode="json"),
         options.new_db_name, options.into_db, options.schema_only, options.grants,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:20]

@@ -67,20 +67,20 @@ def begun_cut(work: Work, begun: Iterable[Begun], open_location: OpenLocation) -
         return None
     manifest = work.manifest
     for layer in reversed(original_layers(work.storage, manifest.subdir, open_location=open_location)):
-        if restore_id(manifest.collection_id, manifest.subdir, layer.end.lsn, work.plan.request) in ids:
+        if restore_id(replace(work.resolved, cut=layer.end), work.plan.request) in ids:
             return layer.end
     return None
 
 
-def with_begun_layers(
-    storage: Storage, resolved: Resolved, plan: RestorePlan, begun: Iterable[Begun], open_location: OpenLocation
+def begun_layers(
+    storage: Storage, resolved: Resolved, restore: str, begun: Iterable[Begun], open_location: OpenLocation
 ) -> Resolved:
-    """The resolved cut, from the layers that the unfinished restore with the plan's id reads, if there is one.
+    """The resolved cut, from the layers that the unfinished restore with the id `restore` reads, if there is one.
 
     Raises Refused when one of them is gone.
     """
-    wanted = next((one.layers for one in begun if one.id == plan.id and one.layers), plan.layers)
-    if wanted == layers_of(resolved):
+    wanted = next((one.layers for one in begun if one.id == restore and one.layers), ())
+    if not wanted or wanted == layers_of(resolved):
         return resolved
     subdir = resolved.manifest.subdir
     there = (
