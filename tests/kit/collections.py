@@ -365,6 +365,9 @@ def write_compacted(
         start = before.end
     plan = incremental_plan(storage, subdir, number, run_key)
     file = _change_file(storage, plan, number, [(int(last.end.lsn) - 1, last.end.time)], history=False)
+    databases = last.databases
+    if not changes.get("revision_history"):
+        databases = tuple(entry.model_copy(update={"commits": None}) for entry in databases)
     layer = SealedLayer(
         kind="full" if first == 0 else "incremental",
         subdir=subdir,
@@ -372,7 +375,7 @@ def write_compacted(
         start=start,
         end=last.end,
         captured=last.captured,
-        databases=last.databases,
+        databases=databases,
         files=(file,),
     )
     return commit(storage, manifest_of(storage, plan, layer, **{"first": first, "parent_sha256": parent, **changes}))

@@ -15,25 +15,24 @@ from spanvault.collection.markers import read_marker
 from spanvault.collection.plans import read_plan
 from spanvault.collection.readme import write_readme
 from spanvault.errors import AlreadyExists, BrokenChain, NotFound, Refused, SpanvaultError
-from spanvault.model.manifest import Manifest, Plan
+from spanvault.model.manifest import Manifest
 from spanvault.storage.base import Storage
 
 _log = logging.getLogger(__name__)
 
 
-def commit(storage: Storage, manifest: Manifest, *, plan: Plan | None = None) -> Manifest:
+def commit(storage: Storage, manifest: Manifest) -> Manifest:
     """Make the layer part of its chain; everything that the manifest names must be on storage already.
 
-    `plan` is the run's plan where it is not of this very layer: of a run that adds several layers, or brings an older
-    chain up to its new full. A compacted layer has no plan. Returns the manifest that counts: an earlier one of the same
-    run, if there is one. Index entry and README follow and may fail without harm: they are written again by the next
-    commit or `rebuild`.
+    Returns the manifest that counts: an earlier one of the same run, if there is one. Index entry and README follow and
+    may fail without harm: they are written again by the next commit or `rebuild`.
 
-    Raises Refused when another run has this layer, when the run's plan is gone or another's or something that the
-    manifest names is gone (it may have been swept), or when the manifest is not for this collection; BrokenChain unless
-    the layer goes on exactly where the one before it ends, or when the chain was marked invalid.
+    Raises Refused when another run has this layer, when the run's plan for it is gone or another's (its data may have
+    been swept; a compacted layer has no plan, so all that it names must be there), or when the manifest is not for this
+    collection; BrokenChain unless the layer goes on exactly where the one before it ends, or when the chain was marked
+    invalid.
     """
-    counts, data = _existing(storage, manifest) or _create(storage, manifest, plan)
+    counts, data = _existing(storage, manifest) or _create(storage, manifest)
     try:
         write_entry(storage, entry_of(counts, hashlib.sha256(data).hexdigest()))
         write_readme(storage, counts)
@@ -42,10 +41,13 @@ def commit(storage: Storage, manifest: Manifest, *, plan: Plan | None = None) ->
     return counts
 
 
-def _create(storage: Storage, manifest: Manifest, plan: Plan | None) -> tuple[Manifest, bytes]:
+def _create(storage: Storage, manifest: Manifest) -> tuple[Manifest, bytes]:
     check_owner(manifest, read_collection(storage))
     _check_place(storage, manifest)
-    _check_run(storage, manifest, plan)
+    if manifest.compacted:
+        _require_objects(storage, manifest)
+    else:
+        _require_plan(storage, manifest)
     data = manifest.to_json()
     try:
         storage.put(manifest_key(manifest.subdir, manifest.number, manifest.first), data, create_only=True)
@@ -92,33 +94,29 @@ def _stored(storage: Storage, subdir: str, number: int, what: str) -> tuple[Mani
     return parse_manifest(data, subdir, number), hashlib.sha256(data).hexdigest()
 
 
-def _check_run(storage: Storage, manifest: Manifest, given: Plan | None) -> None:
-    """Raises Refused when the run was ended behind its back. While a plan is there, nobody sweeps the folder of its own
-    layer; in any other folder what was written long ago may have gone."""
-    subdir, number = (given.subdir, given.number) if given is not None else (manifest.subdir, manifest.number)
-    if not manifest.compacted:
-        plan = read_plan(storage, subdir, number, manifest.run_key)
-        if plan is None or plan.run_key != manifest.run_key:
-            state = "is gone" if plan is None else f"is that of the run {plan.run_key}"
-            raise Refused(
-                f"The backup {manifest.subdir} is not committed: its plan {plan_key(subdir, number, manifest.run_key)} {state},"
-                " so its files may have been swept away; take a new backup."
-            )
-    if manifest.compacted or (subdir, number) != (manifest.subdir, manifest.number):
-        _require_objects(storage, manifest)
+def _require_plan(storage: Storage, manifest: Manifest) -> None:
+    """Raises Refused when the run was ended behind its back: while its plan is there, nobody sweeps the layer's folder."""
+    plan = read_plan(storage, manifest.subdir, manifest.number, manifest.run_key)
+    if plan is None or plan.run_key != manifest.run_key:
+        state = "is gone" if plan is None else f"is that of the run {plan.run_key}"
+        raise Refused(
+            f"The backup {manifest.subdir} is not committed: its plan"
+            f" {plan_key(manifest.subdir, manifest.number, manifest.run_key)} {state}, so its files may have been swept away;"
+            " take a new backup."
+        )
 
 
 def _require_objects(storage: Storage, manifest: Manifest) -> None:
-    """Raises Refused when something is missing. Data files at an incremental location are not looked at."""
+    """Raises Refused when something is missing that a sweep may have taken: what a compaction writes lies in the folder of
+    a committed layer, where no plan keeps it, and is named by nothing until now."""
     there: dict[str, set[str]] = {}
-    listed = objects_of(storage, manifest) if manifest.location is None else ()
-    for reference in itertools.chain(own_objects(manifest), listed):
+    for reference in itertools.chain(own_objects(manifest), objects_of(storage, manifest)):
         folder = reference.path.partition("/")[0]
         if folder not in there:
             there[folder] = {info.key for info in storage.list(f"{manifest.subdir}/{folder}/")}
         if object_key(manifest.subdir, reference.path) not in there[folder]:
             raise Refused(
-                f"Layer {manifest.number} of the backup {manifest.subdir} is not committed: {reference.path} is gone, it may"
+                f"Layer {manifest.number} of the backup {manifest.subdir} is not compacted: {reference.path} is gone, it may"
                 " have been swept away; run it again."
             )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from spanvault.collection.chain import Layer, OpenLocation, no_locations
+from spanvault.collection.chain import Layer, OpenLocation, load_manifest, no_locations
 from spanvault.collection.commits import read_commits
 from spanvault.collection.files import own_objects, read_files
 from spanvault.collection.layout import object_key
@@ -51,23 +51,24 @@ def check_data(
     progress = progress or Silent()
     with findings.guard():
         layers = layers_to_check(storage, found, number, open_location, findings)
-        by_number = {layer.manifest.number: layer.manifest for layer in layers if not layer.manifest.compacted}
+        originals = {layer.manifest.number: layer.manifest for layer in layers if not layer.manifest.compacted}
+        if number:
+            originals[number - 1] = load_manifest(storage, found, number - 1)
         for layer in layers:
-            before = by_number.get(layer.manifest.first - 1)
             with findings.guard():
-                _check_layer(_Reading(storage, layer, before, findings, progress, scratch), workers)
+                _check_layer(_Reading(storage, layer, originals, findings, progress, scratch), workers)
     return findings.result()
 
 
 class _Reading:
-    """One layer under verification: reads objects (from several threads) and counts what its list says. `before` is the
-    layer before it, whose shapes an early change may still have."""
+    """One layer under verification: reads objects (from several threads) and counts what its list says. `originals` are
+    the chain's original layers by number, as far as they are known: files may have an earlier shape of their table."""
 
     def __init__(
         self,
         storage: Storage,
         layer: Layer,
-        before: Manifest | None,
+        originals: Mapping[int, Manifest],
         findings: Findings,
         progress: Progress,
         scratch: Path | None,
@@ -78,8 +79,8 @@ class _Reading:
         self.progress = progress
         self._data = layer.data
         self._scratch = scratch
-        self._tables = _shapes(layer.manifest)
-        self._before = _shapes(before) if before is not None else {}
+        self._shapes = {number: _shapes(manifest) for number, manifest in originals.items()}
+        self._own = _shapes(layer.manifest)
 
     def check_object(self, reference: ObjectReference) -> None:
         """Compare an object's bytes with its digest."""
@@ -92,8 +93,7 @@ class _Reading:
         """Compare a data file's bytes with its digest, then decode all of it and count."""
         with self.findings.guard():
             key = object_key(self.manifest.subdir, file.path)
-            of = (file.database, file.table_oid)
-            shapes = [table for table in (self._tables.get(of), self._before.get(of)) if table is not None]
+            shapes = self._shapes_of(file)
             if not shapes:
                 raise Damaged(f"{key} is of table {file.table_oid} of {file.database!r}, which the manifest does not have.")
             with verified_file(self._data, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
@@ -121,6 +121,20 @@ class _Reading:
                     f"{self.manifest.subdir}/{reference.path} lists {count} transactions, and the manifest says"
                     f" {entry.window.transactions}."
                 )
+
+    def _shapes_of(self, file: DataFile) -> list[Table]:
+        """The shapes that the file may have. One that a compacted layer took over is as its own layer's; changes may be
+        as they were logged in the layer before or, compacted, in any that is stood for."""
+        manifest = self.manifest
+        folder = int(file.path.partition("/")[0]) if file.path[:1].isdigit() else manifest.number
+        if folder != manifest.number and folder in self._shapes:
+            candidates = [self._shapes[folder], self._shapes.get(folder - 1, {})]
+        else:
+            earlier = (self._shapes.get(number, {}) for number in range(manifest.first - 1, manifest.number))
+            candidates = [self._own, *earlier]
+        key = (file.database, file.table_oid)
+        shapes = [tables[key] for tables in candidates if key in tables]
+        return shapes if file.role == "change" else shapes[:1]
 
     def _seen(self, size: int, rows: int) -> None:
         self.findings.looked_at(bytes_=size, rows=rows)
@@ -189,11 +203,10 @@ def _shapes(manifest: Manifest) -> dict[TableKey, Table]:
 
 
 def _count_rows(local: Path, key: str, file: DataFile, shapes: Sequence[Table]) -> int:
-    """The rows of a file, whose columns must be those of a shape; changes of a later layer may have been logged in any
-    shape between the two."""
-    expected = set(file_schema(shapes[0]).names)
-    allowed = expected.union(*(file_schema(table).names for table in shapes[1:])) if file.role == "change" else expected
-    needed = {column.stored_as for column in shapes[0].key_columns} if len(shapes) > 1 else expected
+    """The rows of a file, whose columns must be those of its shape; where it may have one of several, at least the key of
+    one of them and nothing that none of them has."""
+    columns = [set(file_schema(table).names) for table in shapes]
+    keys = [{column.stored_as for column in table.key_columns} for table in shapes]
     rows = 0
     try:
         for batch in read_batches(local):
@@ -201,10 +214,10 @@ def _count_rows(local: Path, key: str, file: DataFile, shapes: Sequence[Table]) 
             names = set(batch.schema.names)
             if file.role == "change":
                 names -= SYSTEM_COLUMNS
-            wrong = names != expected if file.role != "change" else not needed <= names <= allowed
-            if wrong:
+            loose = len(shapes) > 1 and names <= set().union(*columns) and any(key <= names for key in keys)
+            if names != columns[0] and not loose:
                 raise Damaged(
-                    f"{key} has the columns {sorted(names)}, and the table {shapes[0].qualified} has {sorted(expected)}."
+                    f"{key} has the columns {sorted(names)}, and the table {shapes[0].qualified} has {sorted(columns[0])}."
                 )
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"{key} cannot be decoded as Parquet, although its digest is right: {error}") from error

@@ -16,7 +16,6 @@ from spanvault.collection.files import read_files, write_files
 from spanvault.collection.index import list_chains, list_entries
 from spanvault.collection.layout import commits_path, data_path, index_key, manifest_key, object_key, plan_key
 from spanvault.collection.markers import mark_invalid
-from spanvault.collection.plans import create_plan
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import sweep
 from spanvault.errors import BadInput, Refused
@@ -27,7 +26,7 @@ from spanvault.storage.local import LocalStorage
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
-from tests.kit.collections import PLANNED_AT, at, incremental_plan, make_layer, write_collection, write_compacted, write_layer
+from tests.kit.collections import PLANNED_AT, at, make_layer, write_collection, write_compacted, write_layer
 from tests.kit.faults import KILLED, Faults, FaultyStorage, Killed
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -158,14 +157,11 @@ def test_what_a_compacted_layer_names_in_other_folders_stays(storage: LocalStora
 
 def test_a_dump_that_two_layers_share_stays(storage: LocalStorage) -> None:
     full = write_collection(storage)
-    plan = incremental_plan(storage, full.subdir, 1, "catch-up")
-    create_plan(storage, plan)
-    one = make_layer(storage, full, end=_cut(0x300, 60), run_key="catch-up", with_plan=False)
-    commit(storage, one, plan=plan)
-    two = make_layer(storage, one, end=_cut(0x400, 90), run_key="catch-up", with_plan=False)
+    one = write_layer(storage, full, end=_cut(0x300, 60), run_key="catch-up")
+    two = make_layer(storage, one, end=_cut(0x400, 90), run_key="catch-up")
     shared = two.databases[0].model_copy(update={"schema_dump": one.databases[0].schema_dump})
     unused = object_key(full.subdir, two.databases[0].schema_dump.path)
-    commit(storage, two.model_copy(update={"databases": (shared,)}), plan=plan)
+    commit(storage, two.model_copy(update={"databases": (shared,)}))
     _date(storage, OLD)
     assert _swept(storage) == {unused}
     assert check_files(storage).outcome == "pass"

@@ -10,7 +10,7 @@ import pytest
 from spanvault.collection.chain import OpenLocation
 from spanvault.collection.commit import commit
 from spanvault.collection.commits import CommitsWriter
-from spanvault.collection.files import read_files
+from spanvault.collection.files import read_files, write_files
 from spanvault.collection.layout import index_key, manifest_key, object_key
 from spanvault.collection.markers import mark_invalid
 from spanvault.errors import Damaged
@@ -40,7 +40,7 @@ def chain(storage: LocalStorage) -> list[Manifest]:
     layers = [write_collection(storage)]
     for number in (1, 2, 3):
         layers.append(write_layer(storage, layers[-1], **_fields(number)))
-    return [*layers, write_compacted(storage, layers[0].subdir, 1, 2)]
+    return [*layers, write_compacted(storage, layers[0].subdir, 1, 2, revision_history=True)]
 
 
 def test_a_sound_chain_passes_every_level(storage: LocalStorage, chain: list[Manifest]) -> None:
@@ -211,3 +211,40 @@ def test_files_at_a_location_are_checked_there(storage: LocalStorage, tmp_path: 
     for result in (check_files(storage, open_location=opener), check_collection(storage, open_location=opener)):
         with pytest.raises(Damaged, match=file.key.removeprefix(f"{one.subdir}/")):
             result.require_pass()
+
+
+def _reshaped(storage: LocalStorage, manifest: Manifest, *columns: str) -> Manifest:
+    """The manifest with other columns of public.orders."""
+    (entry,) = manifest.databases
+    orders, *others = entry.database.tables
+    added = tuple(
+        orders.columns[1].model_copy(update={"attnum": number, "name": name}) for number, name in enumerate(columns, start=2)
+    )
+    table = orders.model_copy(update={"columns": (orders.columns[0], *added)})
+    database = entry.database.model_copy(update={"tables": (table, *others)})
+    return manifest.model_copy(update={"databases": (entry.model_copy(update={"database": database}),)})
+
+
+def test_files_may_have_the_shape_of_an_earlier_layer(storage: LocalStorage) -> None:
+    full = write_collection(storage)
+    # The column `note` becomes `remark`, and `more` is added: the changes before that have the old columns.
+    one = commit(storage, _reshaped(storage, make_layer(storage, full, **_fields(1)), "remark", "more"))
+    assert check_data(storage).outcome == "pass"
+    assert check_data(storage, full.subdir, 1).outcome == "pass"
+    # Two layers later nothing may have them.
+    commit(storage, _reshaped(storage, make_layer(storage, one, **_fields(2)), "remark", "more"))
+    result = check_data(storage)
+    assert result.outcome == "fail"
+    assert "has the columns ['id', 'note']" in result.failures[0]
+    assert check_data(storage, full.subdir, 2).outcome == "fail"
+
+
+def test_a_compacted_layer_may_take_files_over_from_layers_of_another_shape(storage: LocalStorage) -> None:
+    full = write_collection(storage)
+    commit(storage, _reshaped(storage, make_layer(storage, full, **_fields(1)), "remark"))
+    files = list(read_files(storage, full.subdir, full.files))
+    last = Manifest.from_json(storage.get(manifest_key(full.subdir, 1)), "layer 1")
+    totals = last.totals.model_copy(update={"files": len(files), "file_bytes": sum(file.bytes for file in files)})
+    write_compacted(storage, full.subdir, 0, 1, files=write_files(storage, full.subdir, 1, files), totals=totals)
+    result = check_data(storage)
+    assert (result.outcome, result.failures) == ("pass", ())
