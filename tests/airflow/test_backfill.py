@@ -38,8 +38,9 @@ DAG_FILE = f"""
 from datetime import timedelta
 from airflow.sdk import DeltaDataIntervalTimetable
 from airflow.sdk.api.datamodels._generated import DagRunType
-from spanvault_airflow.builder import backup_dag
+from spanvault_airflow.builder import backup_dag, compact_dag
 
+squeeze = compact_dag("squeeze", schedule=None, collection="seconds", description="Merge", doc_md="For a test.")
 dag = backup_dag(
     "{DAG_ID}",
     kind="incremental",
@@ -160,9 +161,9 @@ class Site:
         return {task["task_id"]: task["state"] for task in self.api.tasks(DAG_ID, run["dag_run_id"])}
 
     def manifests(self) -> list[Manifest]:
-        """All layers, by number."""
+        """All original layers, by number."""
         found = []
-        for file in sorted(self.folder.glob("*/*/*/chain/*.json")):
+        for file in sorted(self.folder.glob(f"*/*/*/chain/{'[0-9]' * 6}.json")):
             subdir = "/".join(file.parts[-5:-2])
             found.append(parse_manifest(file.read_bytes(), subdir, int(file.stem)))
         return found
@@ -269,3 +270,17 @@ def test_backfill_of_what_is_done_changes_nothing(place: Site, listing: Callable
     runs = place.backfill(ends, "--reprocess-behavior", "completed", "--max-active-runs", "1")
     assert [run["state"] for run in runs] == ["success", "success"]
     assert listing(place.folder) == before
+
+
+def test_synthetic_full_of_all_layers_restores_the_last_end(place: Site) -> None:
+    """The merged layer is another file of the chain, and a restore reads it instead of the others."""
+    last = place.layers()[-1]
+    place.api.unpause("squeeze")
+    run_id = place.api.trigger("squeeze", {"collection": place.conf["into"], "mode": "synthetic_full"})
+    assert place.api.wait_for_run("squeeze", run_id) == "success", place.api.task_log("squeeze", run_id, "compact")
+    [merged] = place.folder.glob(f"*/*/*/chain/000000-{last.number:06}.json")
+    for file in place.folder.glob("*/*/*/00000[1-9]/data/*.parquet"):
+        file.unlink()
+    assert merged.exists()
+    assert last.due is not None
+    place.check(last.due)

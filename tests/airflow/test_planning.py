@@ -18,23 +18,28 @@ import json, sys
 from datetime import UTC, datetime, timedelta
 from types import ModuleType, SimpleNamespace
 from airflow.sdk import CronDataIntervalTimetable, DAG
-from spanvault.errors import AlreadyCovered, Busy, Refused, SpanvaultError
+from spanvault.errors import AlreadyCovered, BrokenChain, Busy, Refused, SpanvaultError
 from spanvault.model.request import BackupOptions, BackupRequest
 from spanvault_airflow.moments import moment_of
 from spanvault_airflow.operators import write_manifest as module
 from spanvault_airflow.operators.base import SpanvaultOperator
 from spanvault_airflow.operators.plan import PlanBackupOperator
 from spanvault_airflow.operators.restore import PlanRestoreOperator
+from spanvault_airflow.operators.seal import SealOperator
 from spanvault_airflow.operators.validate import ValidateBackupOperator
 
 calls = []
 def plan(number, batches=0):
     request = BackupRequest(append="LATEST", into="file:///c", options=BackupOptions(revision_history=True))
-    return SimpleNamespace(subdir="2026/11/22-090000.00", number=number, run_key="dag/run", kind="incremental", request=request,
-        batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
+    return SimpleNamespace(subdir="2026/11/22-090000.00", number=number, last_number=number + 1, run_key="dag/run",
+        kind="incremental", request=request, batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
 
 schedule, steps, maintenance = (ModuleType(f"spanvault.engine.{name}") for name in ("schedule", "steps", "maintenance"))
-sys.modules.update({double.__name__: double for double in (schedule, steps, maintenance)})
+commit = ModuleType("spanvault.collection.commit")
+sys.modules.update({double.__name__: double for double in (schedule, steps, maintenance, commit)})
+def committed_run(storage, subdir, number):
+    return SimpleNamespace(run_key=commit.taken[number]) if number in commit.taken else None
+commit.committed_run = committed_run
 def plan_scheduled(context, cluster, request, *, run_key, due, interval_end, missed, full_every):
     calls.append(["plan_scheduled", request.append, request.options.revision_history, run_key, str(due), str(interval_end),
         [str(end) for end in missed(datetime(2026, 11, 22, 7, 22, tzinfo=UTC), datetime(2026, 11, 22, 9, 22, tzinfo=UTC))],
@@ -56,6 +61,8 @@ steps.plan_backup = None
 steps.export_batch = lambda context, cluster, into, plan, index: calls.append(["export_batch", plan.number, index])
 def seal_backup(context, cluster, into, plan):
     calls.append(["seal_backup", plan.number])
+    if steps.sealing:
+        raise steps.sealing.pop(0)
     return f"seal of {plan.number}"
 steps.seal_backup = seal_backup
 SpanvaultOperator.cluster_named = staticmethod(lambda name: name)
@@ -75,9 +82,9 @@ def context(run_type="scheduled"):
     run = SimpleNamespace(dag_id="dag", run_id="run", run_type=run_type, data_interval_end=end, run_after=end)
     return {"dag_run": run, "dag": dag, "ti": TI()}
 
-def outcome(operator, planned=(), committed=(), run_type="scheduled"):
+def outcome(operator, planned=(), committed=(), run_type="scheduled", taken=None, sealing=()):
     calls.clear()
-    schedule.answers, steps.answers = list(planned), list(committed)
+    schedule.answers, steps.answers, steps.sealing, commit.taken = list(planned), list(committed), list(sealing), taken or {}
     given = context(run_type)
     try:
         result = operator.execute(given)
@@ -91,6 +98,8 @@ leaky = PlanBackupOperator(task_id="leaky", cluster="source", into="file:///c", 
     options={"incremental_location": "s3://b/x?AWS_ACCESS_KEY_ID=a&AWS_SECRET_ACCESS_KEY=hidden"})
 handle = {"into": "file:///c", "subdir": "2026/11/22-090000.00", "number": 3, "run_key": "dag/run", "kind": "incremental"}
 committer = module.WriteManifestOperator(task_id="commit", cluster="source", plan=handle, seal="seal of 3", full_every="7d")
+sealer = SealOperator(task_id="seal", cluster="source", plan=handle)
+lost = Refused("Layer 3 is another's.")
 covered = AlreadyCovered("Covered by layer 4.")
 
 checked = []
@@ -115,10 +124,14 @@ print(json.dumps({
     "busy": outcome(planner, [Busy("Another run plans.")])["result"],
     "leaky": outcome(leaky, [plan(3)])["result"],
     "won": outcome(committer, [], [5]),
-    "overtaken": outcome(committer, [plan(4, batches=1)], [Busy("Layer 3 is another's."), 4]),
-    "overtaken_and_covered": outcome(committer, [covered], [Busy("Layer 3 is another's.")])["result"],
-    "overtaken_twice": outcome(committer, [plan(4)], [Busy("Layer 3 is another's."), Busy("Layer 4 too.")])["result"],
-    "refused": outcome(committer, [], [Refused("Not yours.")])["result"],
+    "overtaken": outcome(committer, [plan(4, batches=1)], [lost, 4], taken={3: "other"}),
+    "overtaken_later": outcome(committer, [plan(5)], [lost, 5], taken={3: "dag/run", 4: "other"})["pushed"],
+    "overtaken_and_covered": outcome(committer, [covered], [lost], taken={3: "other"})["result"],
+    "overtaken_always": outcome(committer, [plan(3)] * 3, [lost] * 3, taken={3: "other"})["result"],
+    "refused": outcome(committer, [], [Refused("Not yours.")], taken={3: "dag/run"})["result"],
+    "seal_overtaken": outcome(sealer, taken={3: "other"}, sealing=[BrokenChain("The slot is ahead.")])["result"],
+    "seal_broken": outcome(sealer, sealing=[BrokenChain("The slot is ahead.")])["result"],
+    "seal": outcome(sealer)["result"],
     "checked": checked,
     "moments": {text: moment(text) for text in (
         "", "None", "-10m", "2026-11-22 09:00:00+01:00", "2026-11-22 09:00", "16/B374D848", "yesterday", "2026-11-22 10:00:01+00",
@@ -198,9 +211,23 @@ def test_overtaken_run_whose_interval_is_covered_is_skipped(answer: dict[str, An
     assert answer["overtaken_and_covered"] == ["AirflowSkipException", "Covered by layer 4."]
 
 
-def test_run_that_is_overtaken_again_is_tried_again(answer: dict[str, Any]) -> None:
-    assert answer["overtaken_twice"] == ["AirflowException", "Layer 4 too."]
-    assert answer["refused"][0] == "AirflowFailException"
+def test_run_that_is_overtaken_each_time_is_tried_again(answer: dict[str, Any]) -> None:
+    kind, sentence = answer["overtaken_always"]
+    assert kind == "AirflowException"
+    assert "faster" in sentence
+
+
+def test_overtaken_is_what_storage_says(answer: dict[str, Any]) -> None:
+    """Any of the run's layers may be the lost one; and a refusal for another reason stays one."""
+    assert answer["overtaken_later"]["layer"]["first"] == 5
+    assert answer["refused"] == ["AirflowFailException", "Not yours."]
+
+
+def test_seal_of_an_overtaken_run_leaves_it_to_the_commit(answer: dict[str, Any]) -> None:
+    """The winner may have moved the slot on already, which looks like a broken chain."""
+    assert answer["seal_overtaken"] == ""
+    assert answer["seal_broken"] == ["AirflowFailException", "The slot is ahead."]
+    assert answer["seal"] == "seal of 3"
 
 
 def test_validation_looks_at_the_new_layers_only(answer: dict[str, Any]) -> None:

@@ -44,6 +44,21 @@ def plan_for_schedule(context: Context, engine: EngineContext, cluster: Cluster,
     )
 
 
+def overtaken(engine: EngineContext, into: str, plan: Plan) -> bool:
+    """Whether another run committed a layer that this plan of an incremental wants: then the plan cannot be carried out any
+    more. What is on storage says so, whatever error it led to."""
+    from spanvault.collection.commit import committed_run
+
+    if plan.kind != "incremental":
+        return False
+    storage = engine.storage(into)
+    for number in range(plan.number, plan.last_number + 1):
+        layer = committed_run(storage, plan.subdir, number)
+        if layer is None or layer.run_key != plan.run_key:
+            return layer is not None
+    return False
+
+
 def full_interval(text: str) -> timedelta | None:
     """After how long a new full is due; None for `none` or nothing. Raises BadInput."""
     from spanvault.model.units import parse_duration

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from spanvault_airflow.operators.base import SpanvaultOperator
 from spanvault_airflow.operators.plan import PlanHandle
+from spanvault_airflow.operators.scheduled import overtaken
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from spanvault.config.clusters import Cluster
+    from spanvault.engine.context import Context as EngineContext
+    from spanvault.model.manifest import Plan
+    from spanvault_airflow.progress import Log
 
 
 class SealOperator(SpanvaultOperator):
@@ -34,8 +40,21 @@ class SealOperator(SpanvaultOperator):
 
     def step(self, context: Context) -> str:
         """Seal; a repeated seal takes a new cut and keeps all spans."""
-        from spanvault.engine.steps import seal_backup
-
         engine = self.engine()
         plan = self.stored_plan(engine, self.plan)
-        return seal_backup(engine, self.cluster_named(self.cluster), self.plan["into"], plan)
+        return sealed(engine, self.cluster_named(self.cluster), self.plan["into"], plan, self.log)
+
+
+def sealed(engine: EngineContext, cluster: Cluster, into: str, plan: Plan, log: Log) -> str:
+    """The key of the seal record; an empty text, without an error, once another run has committed one of the layers, and
+    with it perhaps moved the source's log on: WriteManifestOperator plans anew then."""
+    from spanvault.engine.steps import seal_backup
+    from spanvault.errors import Permanent
+
+    try:
+        return seal_backup(engine, cluster, into, plan)
+    except Permanent as error:
+        if not overtaken(engine, into, plan):
+            raise
+        log.info("Another run was faster: %s", error)
+        return ""

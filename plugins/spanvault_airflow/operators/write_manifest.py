@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from spanvault_airflow.links import ManifestLink, manifest_uri
 from spanvault_airflow.operators.base import SpanvaultOperator
 from spanvault_airflow.operators.plan import LayerHandle, PlanHandle
-from spanvault_airflow.operators.scheduled import plan_for_schedule
+from spanvault_airflow.operators.scheduled import overtaken, plan_for_schedule
+from spanvault_airflow.operators.seal import sealed
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from spanvault.engine.context import Context as EngineContext
     from spanvault.model.manifest import Manifest, Plan
+
+_TRIES = 3
 
 
 class WriteManifestOperator(SpanvaultOperator):
@@ -64,24 +67,25 @@ class WriteManifestOperator(SpanvaultOperator):
         Raises AlreadyCovered when another run left nothing to do, Busy when others were faster each time.
         """
         from spanvault.engine.steps import write_manifest
-        from spanvault.errors import Busy
+        from spanvault.errors import Busy, Permanent
 
         plan, seal = self.stored_plan(engine, self.plan), self.seal
-        try:
-            return plan, write_manifest(engine, into, plan, seal)
-        except Busy as overtaken:
-            if plan.request.append is None:
-                raise
-            self.log.info("%s Planning anew.", overtaken)
-        plan, seal = self.anew(context, engine, into, plan)
-        return plan, write_manifest(engine, into, plan, seal)
+        for _ in range(_TRIES):
+            try:
+                return plan, write_manifest(engine, into, plan, seal)
+            except Permanent as error:
+                if not overtaken(engine, into, plan):
+                    raise
+                self.log.info("%s Planning anew.", error)
+            plan, seal = self.anew(context, engine, into, plan)
+        raise Busy(f"Other runs committed into {plan.subdir} faster, {_TRIES} times; this one is tried again.")
 
     def anew(self, context: Context, engine: EngineContext, into: str, lost: Plan) -> tuple[Plan, str]:
         """A plan on top of what the other run committed, exported and sealed, and the key of its seal record."""
-        from spanvault.engine.steps import export_batch, seal_backup
+        from spanvault.engine.steps import export_batch
 
         cluster = self.cluster_named(self.cluster)
         plan = plan_for_schedule(context, engine, cluster, lost.request, self.full_every)
         for batch in plan.batches:
             export_batch(engine, cluster, into, plan, batch.index)
-        return plan, seal_backup(engine, cluster, into, plan)
+        return plan, sealed(engine, cluster, into, plan, self.log)
