@@ -79,11 +79,11 @@ class Chain:
         """The collection."""
         return f"file://{self.folder}"
 
-    def back_up(self, append: str | None = "LATEST", **options: Any) -> Manifest:
-        """One layer, without revision history unless asked for."""
+    def back_up(self, append: str | None = "LATEST", as_of: datetime | None = None, **options: Any) -> Manifest:
+        """One layer, up to now or to a time; without revision history unless asked for."""
         chosen = BackupOptions(**{"protection": "1h", "span_bytes": 64 << 10, "workers": 1, **options})
         target = DatabaseTarget(names=(self.source.name,))
-        request = BackupRequest(target=target, append=append, into=self.uri, options=chosen)
+        request = BackupRequest(target=target, append=append, into=self.uri, as_of=as_of, options=chosen)
         context = Context(settings=Settings(wait_for_writers=20))
         return run_backup(context, self.source.cluster, request, processes=False)
 
@@ -183,6 +183,19 @@ def test_inside_a_layer_what_is_read_is_of_before_and_said_so(chain: Chain) -> N
     assert chain.restored(strict=True)[1] == []
 
 
+def test_the_end_of_a_layer_that_ends_at_a_time(chain: Chain) -> None:
+    due = chain.change(ROUNDS[0])
+    chain.source.execute("CREATE TABLE fresh (id int PRIMARY KEY); INSERT INTO fresh VALUES (1)")
+    later = chain.change("INSERT INTO journal VALUES ('later'); SELECT nextval('numbers'); DELETE FROM item WHERE id = 9")
+    manifest = chain.back_up(as_of=due.time)
+    assert manifest.end.time == due.time
+    rows, (note,) = chain.restored(due.time)
+    assert logged(rows) == logged(due.rows)
+    assert (rows["journal"], rows["fresh"]) == (later.rows["journal"], later.rows["fresh"])
+    read = f"public.fresh, public.journal as of {manifest.captured}; schema and sequences of {chain.source.name} as of"
+    assert note.startswith(f"Not everything is as of {manifest.end}: {read}")
+
+
 def test_between_a_commit_and_a_layers_end_what_the_log_does_not_tell_is_of_before(chain: Chain) -> None:
     first = chain.look()
     chain.change("UPDATE item SET name = 'inner' WHERE id = 1")
@@ -257,8 +270,9 @@ def test_an_unfinished_restore_is_gone_on_with_when_a_newer_layer_is_there(chain
     manifest = chain.back_up()
     request = chain.request(target, strict=True)
     begin(chain, request)
-    chain.change(ROUNDS[3])
-    chain.back_up()
+    chain.back_up(as_of=chain.change(ROUNDS[3]).time)
+    with pytest.raises(Refused, match="strict takes nothing from elsewhere"):
+        chain.restored(strict=True)
     pinned = plan_restore(Context(), chain.source.cluster, request).request
     assert pinned.as_of == manifest.end.lsn
     with pytest.raises(Refused, match=r"has no part 100: .* Run the whole RESTORE statement"):
