@@ -12,6 +12,7 @@ from spanvault.backup.prepare import check_names, plan_database, redacted
 from spanvault.backup.protection import protection_length
 from spanvault.collection.chain import head, load_manifest
 from spanvault.collection.identity import read_collection
+from spanvault.collection.manifests import any_names
 from spanvault.collection.plans import create_plan, read_plan
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import user_databases
@@ -37,15 +38,17 @@ def make_layer_plan(
     clock: Callable[[], datetime],
     wait_seconds: float,
     times: Sequence[datetime] = (),
+    synthetic: bool = False,
 ) -> Plan:
     """The plan of the layer, or layers, that follow the newest of the chain `request.append`, and end at `times`
-    (ascending), or wherever the seal's snapshot is.
+    (ascending), or wherever the seal's snapshot is. `synthetic`: a full is to be made of the chain then.
 
     The chain is tested before anything is touched. Raises NotFound where there is no chain, BrokenChain when it cannot go
     on, AlreadyCovered when all `times` lie before its end, and what the plan of a full raises.
     """
     while True:
         parent, digest = head(storage, request.append or "LATEST")
+        require_whole(storage, parent)
         wanted = _uncovered(storage, parent, request, times)
         try:
             databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
@@ -66,6 +69,7 @@ def make_layer_plan(
         run_key=run_key,
         parent_sha256=digest,
         ends=find_ends(cluster, protections, parent.end, wanted, skew) if wanted else (),
+        synthetic=synthetic,
         planned_at=clock(),
         collection_id=parent.collection_id,
         request=redacted(request),
@@ -88,12 +92,23 @@ def chain_to_close(storage: Storage, cluster: Cluster, request: BackupRequest) -
         parent, _ = head(storage, "LATEST")
         if parent.request.target != request.target:
             return None
+        require_whole(storage, parent)
         for entry in parent.databases:
             with connect(cluster.primary, entry.database.name, purpose="plan") as connection:
                 check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
     except (NotFound, BrokenChain):
         return None
     return parent.subdir
+
+
+def require_whole(storage: Storage, newest: Manifest) -> None:
+    """Raise BrokenChain if a layer behind the newest valid one was found damaged: the chain cannot go on from before it."""
+    marked = any_names(storage, newest.subdir).marked
+    if marked:
+        raise BrokenChain(
+            f"The layer {marked[0]} of {newest.subdir} was found damaged, so the chain ends at {newest.end} and the next backup"
+            " is a full one."
+        )
 
 
 def _uncovered(storage: Storage, parent: Manifest, request: BackupRequest, times: Sequence[datetime]) -> list[datetime]:

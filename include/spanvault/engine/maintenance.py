@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import timedelta
 
 from spanvault.backup.compact import Compaction
@@ -18,10 +18,9 @@ from spanvault.collection.sweep import sweep as sweep_garbage
 from spanvault.collection.windows import restorable_windows
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.preflight import examine
-from spanvault.database.postgres.protect import Held
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
-from spanvault.engine.protections import all_held, release_all, release_expired, release_slot
+from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
 from spanvault.errors import BadInput, Damaged, Permanent
 from spanvault.model.cut import format_time
 from spanvault.model.result import Cell, Result
@@ -31,10 +30,6 @@ from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
 from spanvault.verify.result import BACKUP_LEVELS, VerificationResult
 from spanvault.verify.schema import check_schema
-
-_PROTECTION_COLUMNS = (
-    "slot", "database", "collection", "expires_at", "status", "active", "wal_retained_bytes", "headroom_bytes",
-)  # fmt: skip
 
 
 def collection_check(context: Context, uri: str, level: str, subdir: str | None = None) -> Result:
@@ -182,37 +177,19 @@ def expire_backups(
 def protection_list(context: Context, cluster: Cluster) -> Result:
     """All protections of the cluster; those that have expired are released first."""
     release_expired(context, cluster)
-    return _protection_result(all_held(cluster))
+    return protection_table(context, cluster, all_held(cluster))
 
 
 @translated("Releasing the protection")
 def protection_release(context: Context, cluster: Cluster, slot: str) -> Result:
     """Release one protection, and with it the possibility to add to its chains."""
-    return _protection_result([release_slot(cluster, slot)])
+    return protection_table(context, cluster, [release_slot(cluster, slot)])
 
 
 @translated("Removing the protections")
 def uninstall(context: Context, cluster: Cluster) -> Result:
     """Remove everything that Spanvault keeps on the cluster: slots and publications."""
-    return _protection_result(release_all(cluster))
-
-
-def _protection_result(entries: Sequence[Held]) -> Result:
-    return Result(columns=_PROTECTION_COLUMNS, rows=tuple(_protection_row(entry) for entry in entries))
-
-
-def _protection_row(entry: Held) -> tuple[Cell, ...]:
-    owner = entry.owner
-    return (
-        entry.slot,
-        entry.database,
-        owner.collection if owner else None,
-        format_time(owner.expires_at) if owner and owner.expires_at else None,
-        entry.status,
-        entry.active,
-        entry.retained_bytes,
-        entry.headroom_bytes,
-    )
+    return protection_table(context, cluster, release_all(cluster))
 
 
 @translated("The preflight")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from spanvault.backup.compact import Compaction
 from spanvault.backup.export import BatchSummary
 from spanvault.backup.export import export_batch as export
 from spanvault.backup.finish import commit_seal
@@ -12,6 +13,7 @@ from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_p
 from spanvault.backup.prepare_layer import chain_to_close, make_layer_plan
 from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
+from spanvault.collection.chain import original_layers
 from spanvault.collection.commit import committed_run
 from spanvault.collection.readme import restore_command
 from spanvault.collection.seals import read_seal
@@ -20,6 +22,7 @@ from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
 from spanvault.errors import BrokenChain
+from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
 from spanvault.statement.rules import check
@@ -57,8 +60,17 @@ def plan_backup(
     return new_plan(context, cluster, request, run_key=run_key, times=times)
 
 
-def new_plan(context: Context, cluster: Cluster, request: BackupRequest, *, run_key: str, times: Sequence[datetime] = ()) -> Plan:
-    """A plan made now: of a full, or of the layers that bring a chain up to each of `times`, or to now.
+def new_plan(
+    context: Context,
+    cluster: Cluster,
+    request: BackupRequest,
+    *,
+    run_key: str,
+    times: Sequence[datetime] = (),
+    synthetic: bool = False,
+) -> Plan:
+    """A plan made now: of a full, or of the layers that bring a chain up to each of `times`, or to now (`synthetic`: and of
+    a full made of them).
 
     A chain that cannot go on is followed by a full, if the request allows and does not ask for a past time: present data
     never gets a past date.
@@ -70,15 +82,28 @@ def new_plan(context: Context, cluster: Cluster, request: BackupRequest, *, run_
             plan = _new_full(context, cluster, request, run_key)
         else:
             plan = make_layer_plan(
-                storage, cluster, request, run_key=run_key, clock=context.clock, wait_seconds=wait, times=times
+                storage,
+                cluster,
+                request,
+                run_key=run_key,
+                clock=context.clock,
+                wait_seconds=wait,
+                times=times,
+                synthetic=synthetic,
             )
     except BrokenChain as error:
         if request.append is None or times or request.options.on_broken_chain == "fail":
             raise
         context.progress.note(f"{error} A full backup is taken instead.")
-        plan = _new_full(context, cluster, request.model_copy(update={"append": None}), run_key)
+        plan = _new_full(context, cluster, as_full(request), run_key)
     context.reached("plan.after_plan")
     return plan
+
+
+def as_full(request: BackupRequest) -> BackupRequest:
+    """The request for a full of the same."""
+    options = request.options.model_copy(update={"incremental_location": None})
+    return request.model_copy(update={"append": None, "as_of": None, "options": options})
 
 
 def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_key: str) -> Plan:
@@ -123,17 +148,30 @@ def is_committed(storage: Storage, plan: Plan) -> bool:
 def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Manifest:
     """Commit the backup; the manifest that counts."""
     storage = context.storage(into)
-    committed = committed_run(storage, plan.subdir, plan.last_number)
-    if committed is not None and committed.run_key == plan.run_key:
-        return committed
-    context.progress.step("commit")
-    manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
-    context.reached("commit.after_manifest")
+    manifest = committed_run(storage, plan.subdir, plan.last_number)
+    if manifest is None or manifest.run_key != plan.run_key:
+        context.progress.step("commit")
+        manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
+        context.reached("commit.after_manifest")
+        _tell(context, manifest)
+    if plan.synthetic:
+        make_synthetic_full(context, storage, manifest)
+    return manifest
+
+
+def _tell(context: Context, manifest: Manifest) -> None:
     for entry in manifest.databases:
         if entry.omitted:
             context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
     context.progress.note(f"To restore it: {restore_command(manifest, manifest.request.into, manifest.subdir)}")
-    return manifest
+
+
+def make_synthetic_full(context: Context, storage: Storage, manifest: Manifest) -> None:
+    """Compact the chain up to this layer to a full as of its end."""
+    layers = original_layers(storage, manifest.subdir, open_location=context.storage)[: manifest.number + 1]
+    scratch, progress = context.settings.scratch_dir, context.progress
+    Compaction(storage, layers, None, scratch=scratch, progress=progress, clock=context.clock).run()
+    context.progress.note(f"A full as of {format_time(manifest.end.time)} was made of the layers 0 to {manifest.number}.")
 
 
 @translated("Moving the protection on")

@@ -101,6 +101,7 @@ class Plan(Value):
 
     `ends` are the cuts of an incremental that ends at given times: a layer for each, numbered from `number` on. Without
     them the layer ends at the cut that its seal takes. `closes` is the chain that a full brings up to its own cut.
+    `synthetic` asks that the chain up to the last layer be compacted to a full: the one that was missed at that time.
     """
 
     format_version: int = FORMAT_VERSION
@@ -111,6 +112,7 @@ class Plan(Value):
     parent_sha256: str | None = None
     ends: tuple[LayerEnd, ...] = ()
     closes: str | None = None
+    synthetic: bool = False
     planned_at: datetime
     collection_id: str
     request: BackupRequest
