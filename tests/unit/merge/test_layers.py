@@ -362,6 +362,14 @@ def test_counted_rows_keep_their_duplicates_and_nulls(tmp_path: Path) -> None:
     assert history.state(upto=3)[("a", "1.5")] == 1
 
 
+def test_all_copies_of_a_counted_row_may_go_at_once(tmp_path: Path) -> None:
+    history = History(tmp_path, COUNTED)
+    history.base([("b", 1.0), ("a", 1.5), ("a", 1.5), ("a", 1.5)], role="exact")
+    history.layer()
+    history.changes([Change("D", number, ("a", 1.5)) for number in range(3)])
+    assert history.state() == expected([("b", 1)])
+
+
 def test_counted_rows_are_told_apart_by_column(tmp_path: Path) -> None:
     history = History(tmp_path, table(column(1, "v"), column(2, "w"), capture="count"))
     history.base([("a", "b1:c"), ("a1:b", "c"), ("ab", None), ("", "-"), (None, "-")], role="exact")
