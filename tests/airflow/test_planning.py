@@ -32,7 +32,8 @@ calls = []
 def plan(number, batches=0):
     request = BackupRequest(append="LATEST", into="file:///c", options=BackupOptions(revision_history=True))
     return SimpleNamespace(subdir="2026/11/22-090000.00", number=number, last_number=number + 1, run_key="dag/run",
-        kind="incremental", request=request, batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
+        kind="incremental", request=request,
+        batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
 
 schedule, steps, maintenance = (ModuleType(f"spanvault.engine.{name}") for name in ("schedule", "steps", "maintenance"))
 commit = ModuleType("spanvault.collection.commit")
