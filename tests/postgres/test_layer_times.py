@@ -172,6 +172,20 @@ def test_two_runs_at_once_one_wins(backup: Backup) -> None:
     assert won[0].number == 1
 
 
+def test_a_run_for_a_time_that_another_one_covered_meanwhile_says_so(backup: Backup) -> None:
+    backup.take()
+    past = History(backup)
+    times = past.write(2)
+    other = History(Backup(backup.database, backup.folder))
+    other.held = past.held
+    first = Backup(backup.database, backup.folder, at={"seal.before_record": lambda: other.run(times[1], "run/2")})
+    early = History(first)
+    early.held = past.held
+    with pytest.raises(AlreadyCovered, match="is covered by the layer 1 of"):
+        early.run(times[0], "run/1")
+    past.assert_held()
+
+
 def test_many_runs_at_once_leave_one_chain(backup: Backup) -> None:
     backup.take()
     failures: list[BaseException] = []

@@ -10,10 +10,10 @@ from spanvault.backup.export import BatchSummary
 from spanvault.backup.export import export_batch as export
 from spanvault.backup.finish import commit_seal
 from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_plan
-from spanvault.backup.prepare_layer import chain_to_close, make_layer_plan
+from spanvault.backup.prepare_layer import chain_to_close, covered_by, make_layer_plan
 from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
-from spanvault.collection.chain import original_layers
+from spanvault.collection.chain import head, original_layers
 from spanvault.collection.commit import committed_run
 from spanvault.collection.readme import restore_command
 from spanvault.collection.seals import read_seal
@@ -21,7 +21,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
-from spanvault.errors import BrokenChain
+from spanvault.errors import AlreadyCovered, BrokenChain, Refused
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
@@ -151,12 +151,23 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
     manifest = committed_run(storage, plan.subdir, plan.last_number)
     if manifest is None or manifest.run_key != plan.run_key:
         context.progress.step("commit")
-        manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
+        try:
+            manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
+        except Refused:
+            _raise_if_covered(storage, plan)
+            raise
         context.reached("commit.after_manifest")
         _tell(context, manifest)
     if plan.synthetic:
         make_synthetic_full(context, storage, manifest)
     return manifest
+
+
+def _raise_if_covered(storage: Storage, plan: Plan) -> None:
+    """A run for a time that lost a race has nothing to do if the winner went as far."""
+    newest, _ = head(storage, plan.subdir)
+    if plan.ends and newest.end.time >= plan.ends[-1].due:
+        raise AlreadyCovered(covered_by(storage, newest, plan.ends[-1].due)) from None
 
 
 def _tell(context: Context, manifest: Manifest) -> None:
