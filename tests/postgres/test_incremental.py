@@ -50,13 +50,36 @@ class Ends:
 
 
 CASES = {
-    "insert, update, delete": ["insert into t values (1000, 'new', 1)", "update t set n = 0 where id = 5", "delete from t where id = 6"],
+    "insert, update, delete": [
+        "insert into t values (1000, 'new', 1)",
+        "update t set n = 0 where id = 5",
+        "delete from t where id = 6",
+    ],
     "nothing": [],
-    "large value left alone": ["update t set n = -1 where id < 20", "update t set n = -2 where id < 10", "update t set n = -3 where id < 5"],
-    "key changed, large value left alone": ["update t set id = 2000 where id = 7", "update t set id = 2001 where id = 2000", "update t set n = 5 where id = 2001"],
-    "key changed and taken by another row": ["update t set id = 2000 where id = 7", f"insert into t select 7, {BIG.replace('from', ', 7 from')}", "update t set n = 9 where id in (7, 2000)"],
-    "keys swapped": ["begin; update t set id = -1 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = -1; commit", "update t set n = n + 1 where id in (1, 2)"],
-    "deleted and inserted again": ["delete from t where id = 8", "insert into t values (8, 'again', 8)", "update t set n = 3 where id = 8"],
+    "large value left alone": [
+        "update t set n = -1 where id < 20",
+        "update t set n = -2 where id < 10",
+        "update t set n = -3 where id < 5",
+    ],
+    "key changed, large value left alone": [
+        "update t set id = 2000 where id = 7",
+        "update t set id = 2001 where id = 2000",
+        "update t set n = 5 where id = 2001",
+    ],
+    "key changed and taken by another row": [
+        "update t set id = 2000 where id = 7",
+        f"insert into t select 7, {BIG.replace('from', ', 7 from')}",
+        "update t set n = 9 where id in (7, 2000)",
+    ],
+    "keys swapped": [
+        "begin; update t set id = -1 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = -1; commit",
+        "update t set n = n + 1 where id in (1, 2)",
+    ],
+    "deleted and inserted again": [
+        "delete from t where id = 8",
+        "insert into t values (8, 'again', 8)",
+        "update t set n = 3 where id = 8",
+    ],
     "truncate": ["truncate t", "insert into t values (1, 'after', 1)", "update t set n = 2 where id = 1"],
 }
 
@@ -82,19 +105,36 @@ def test_ends(backup: Backup, case: str, history: bool) -> None:
 
 SHAPES = {
     "added": ["alter table t add c int default 7", "insert into t (id, c) values (1001, 1)", "update t set c = 2 where id = 3"],
-    "added between changes": ["update t set n = 0 where id = 3; alter table t add c text default 'a b'; update t set n = 1 where id = 4"],
+    "added between changes": [
+        "update t set n = 0 where id = 3; alter table t add c text default 'a b'; update t set n = 1 where id = 4"
+    ],
     "dropped": ["update t set n = 2 where id = 3; alter table t drop n; update t set v = 'x' where id = 4"],
     "renamed": ["alter table t rename n to m", "update t set m = 2 where id = 3"],
-    "renamed table": ["alter table t rename to u; update u set n = 2 where id = 3; alter table u rename to t", "update t set n = 2 where id = 3"],
-    "dropped and added again": ["update t set n = 5 where id = 3; alter table t drop n, add n int default 1; update t set n = 2 where id = 4"],
+    "renamed table": [
+        "alter table t rename to u; update u set n = 2 where id = 3; alter table u rename to t",
+        "update t set n = 2 where id = 3",
+    ],
+    "dropped and added again": [
+        "update t set n = 5 where id = 3; alter table t drop n, add n int default 1; update t set n = 2 where id = 4"
+    ],
     "retyped": ["alter table t alter n type bigint", "update t set n = 1 where id = 3"],
     "retyped and back": ["alter table t alter n type numeric(3, 0) using n % 10; alter table t alter n type int"],
     "vacuum full": ["vacuum full t", "update t set n = 2 where id = 3"],
     "volatile default": ["alter table t add r float8 default random()"],
-    "key dropped and another made": ["alter table t drop constraint t_pkey; alter table t add primary key (id, n)", "update t set n = 2 where id = 3"],
-    "schema moved": ["create schema s; alter table t set schema s; update s.t set n = 1 where id = 1; alter table s.t set schema public"],
-    "truncated and rewritten": ["truncate t; insert into t values (1, 'a', 5); alter table t alter n type int using n + 1; insert into t values (2, 'b', 6)"],
-    "full identity": ["alter table t replica identity full; update t set n = 1 where id = 3", "update t set id = 4000 where id = 5"],
+    "key dropped and another made": [
+        "alter table t drop constraint t_pkey; alter table t add primary key (id, n)",
+        "update t set n = 2 where id = 3",
+    ],
+    "schema moved": [
+        "create schema s; alter table t set schema s; update s.t set n = 1 where id = 1; alter table s.t set schema public"
+    ],
+    "truncated and rewritten": [
+        "truncate t; insert into t values (1, 'a', 5); alter table t alter n type int using n + 1; insert into t values (2, 'b', 6)"
+    ],
+    "full identity": [
+        "alter table t replica identity full; update t set n = 1 where id = 3",
+        "update t set id = 4000 where id = 5",
+    ],
 }
 
 
@@ -117,7 +157,9 @@ def test_changed_shapes(backup: Backup, case: str) -> None:
 def test_new_and_dropped_tables_and_partitions(backup: Backup) -> None:
     database = backup.database
     fill(database)
-    database.execute("create table p (id int, k int, primary key (id, k)) partition by list (k); create table p1 partition of p for values in (1)")
+    database.execute(
+        "create table p (id int, k int, primary key (id, k)) partition by list (k); create table p1 partition of p for values in (1)"
+    )
     database.execute("insert into p select i, 1 from generate_series(1, 50) i")
     ends = Ends(backup, "t", "p1")
     ends.note(backup.take())
@@ -130,7 +172,9 @@ def test_new_and_dropped_tables_and_partitions(backup: Backup) -> None:
     second = backup.increment()
     assert backup.rows(second, "p1") == backup.source_rows("p1")
     assert backup.rows(second, "second") == backup.source_rows("second")
-    database.execute("alter table p attach partition p1 for values in (1); drop table second; update p set id = id + 500 where k = 2")
+    database.execute(
+        "alter table p attach partition p1 for values in (1); drop table second; update p set id = id + 500 where k = 2"
+    )
     third = backup.increment()
     assert backup.rows(third, "p1") == backup.source_rows("p1")
     assert backup.rows(third, "p2") == backup.source_rows("p2")

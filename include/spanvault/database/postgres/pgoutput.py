@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from spanvault.errors import Damaged
-from spanvault.model.cut import Lsn
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
