@@ -81,11 +81,11 @@ def test_chain_shows_its_layers_newest_first(pages: TestClient, base: Base) -> N
     answer = pages.get(f"/collections/hourly/{manifest.subdir}")
     assert answer.status_code == 200
     two, one, full, *_ = rows_of(answer.text)
-    assert two.startswith("2 incremental 2026-11-22 15:30:00 .120000 0/00000300 2026-11-22 16:30:00 .120000 0/00000400 any time")
-    assert one.startswith("1 incremental 2026-11-22 14:30:30 .120000 0/00000200 2026-11-22 15:30:00 .120000 0/00000300 its end")
+    assert two.startswith("2 incremental 2026-11-22 15:30:00 .120000 2026-11-22 16:30:00 .120000 0/00000400 any time")
+    assert one.startswith("1 incremental 2026-11-22 14:30:30 .120000 2026-11-22 15:30:00 .120000 0/00000300 its end")
     assert full.startswith("0 full - 2026-11-22 14:30:30 .120000 0/00000200 its end")
-    assert two.endswith("revision_history_backup")
-    assert full.endswith("command line")
+    assert "any time revision_history_backup 5 " in two
+    assert "its end command line 5 " in full
     assert f'href="{RUN_LINK}"' in answer.text
 
 
@@ -104,7 +104,7 @@ def test_compacted_layers_are_marked_and_do_not_count_as_layers(pages: TestClien
     write_compacted(storage, manifest.subdir, 0, 2)
     answer = pages.get(f"/collections/hourly/{manifest.subdir}")
     layers = [row.split(" 2026")[0] for row in rows_of(answer.text)[:6]]
-    assert [layer for layer in layers if "compacted" in layer] == ["1-3 incremental compacted", "0-2 full compacted -"]
+    assert [layer for layer in layers if "-" in layer.split()[0]] == ["1-3 compacted", "0-2 synthetic full -"]
     assert "Layers 4 + 2 compacted" in text_of(answer.text)
 
 
