@@ -14,7 +14,7 @@ import pytest
 from tests.kit.airflow import AirflowSite
 
 SCRIPT = """
-import json, sys
+import hashlib, json, sys
 from datetime import UTC, datetime, timedelta
 from types import ModuleType, SimpleNamespace
 from airflow.sdk import CronDataIntervalTimetable, DAG
@@ -32,12 +32,14 @@ calls = []
 def plan(number, batches=0):
     request = BackupRequest(append="LATEST", into="file:///c", options=BackupOptions(revision_history=True))
     return SimpleNamespace(subdir="2026/11/22-090000.00", number=number, last_number=number + 1, run_key="dag/run",
+        parent_sha256=hashlib.sha256(b"parent").hexdigest(),
         kind="incremental", request=request,
         batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
 
 schedule, steps, maintenance = (ModuleType(f"spanvault.engine.{name}") for name in ("schedule", "steps", "maintenance"))
-commit = ModuleType("spanvault.collection.commit")
-sys.modules.update({double.__name__: double for double in (schedule, steps, maintenance, commit)})
+commit, chain = (ModuleType(f"spanvault.collection.{name}") for name in ("commit", "chain"))
+sys.modules.update({double.__name__: double for double in (schedule, steps, maintenance, commit, chain)})
+chain.load_manifest_bytes = lambda storage, subdir, number: (None, b"another" if number in commit.moved else b"parent")
 def committed_run(storage, subdir, number):
     return SimpleNamespace(run_key=commit.taken[number]) if number in commit.taken else None
 commit.committed_run = committed_run
@@ -83,9 +85,10 @@ def context(run_type="scheduled"):
     run = SimpleNamespace(dag_id="dag", run_id="run", run_type=run_type, data_interval_end=end, run_after=end)
     return {"dag_run": run, "dag": dag, "ti": TI()}
 
-def outcome(operator, planned=(), committed=(), run_type="scheduled", taken=None, sealing=()):
+def outcome(operator, planned=(), committed=(), run_type="scheduled", taken=None, moved=(), sealing=()):
     calls.clear()
-    schedule.answers, steps.answers, steps.sealing, commit.taken = list(planned), list(committed), list(sealing), taken or {}
+    schedule.answers, steps.answers, steps.sealing = list(planned), list(committed), list(sealing)
+    commit.taken, commit.moved = taken or {}, moved
     given = context(run_type)
     try:
         result = operator.execute(given)
@@ -131,6 +134,8 @@ print(json.dumps({
     "overtaken_always": outcome(committer, [plan(3)] * 3, [lost] * 3, taken={3: "other"})["result"],
     "refused": outcome(committer, [], [Refused("Not yours.")], taken={3: "dag/run"})["result"],
     "seal_overtaken": outcome(sealer, taken={3: "other"}, sealing=[BrokenChain("The slot is ahead.")])["result"],
+    "seal_moved": outcome(sealer, moved=(2,), sealing=[AlreadyCovered("Layer 2 is another.")])["result"],
+    "seal_busy": outcome(sealer, taken={4: "dag/run"}, sealing=[Busy("Locked.")])["result"],
     "seal_broken": outcome(sealer, sealing=[BrokenChain("The slot is ahead.")])["result"],
     "seal": outcome(sealer)["result"],
     "checked": checked,
@@ -227,6 +232,8 @@ def test_overtaken_is_what_storage_says(answer: dict[str, Any]) -> None:
 def test_seal_of_an_overtaken_run_leaves_it_to_the_commit(answer: dict[str, Any]) -> None:
     """The winner may have moved the slot on already, which looks like a broken chain."""
     assert answer["seal_overtaken"] == ""
+    assert answer["seal_moved"] == "", "nothing says that the interval is covered, so the run must not be skipped"
+    assert answer["seal_busy"] == ["AirflowException", "Locked."]
     assert answer["seal_broken"] == ["AirflowFailException", "The slot is ahead."]
     assert answer["seal"] == "seal of 3"
 

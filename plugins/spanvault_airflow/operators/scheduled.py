@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -45,8 +46,9 @@ def plan_for_schedule(context: Context, engine: EngineContext, cluster: Cluster,
 
 
 def overtaken(engine: EngineContext, into: str, plan: Plan) -> bool:
-    """Whether another run committed a layer that this plan of an incremental wants: then the plan cannot be carried out any
-    more. What is on storage says so, whatever error it led to."""
+    """Whether this plan of an incremental cannot be carried out any more, because another run committed one of its layers
+    or the layer before them is not the one it was planned on. What is on storage says so, whatever error it led to."""
+    from spanvault.collection.chain import load_manifest_bytes
     from spanvault.collection.commit import committed_run
 
     if plan.kind != "incremental":
@@ -54,9 +56,12 @@ def overtaken(engine: EngineContext, into: str, plan: Plan) -> bool:
     storage = engine.storage(into)
     for number in range(plan.number, plan.last_number + 1):
         layer = committed_run(storage, plan.subdir, number)
-        if layer is None or layer.run_key != plan.run_key:
-            return layer is not None
-    return False
+        if layer is not None and layer.run_key != plan.run_key:
+            return True
+        if layer is None:
+            break
+    _, parent = load_manifest_bytes(storage, plan.subdir, plan.number - 1)
+    return hashlib.sha256(parent).hexdigest() != plan.parent_sha256
 
 
 def full_interval(text: str) -> timedelta | None:

@@ -49,11 +49,11 @@ def sealed(engine: EngineContext, cluster: Cluster, into: str, plan: Plan, log: 
     """The key of the seal record; an empty text, without an error, once another run has committed one of the layers, and
     with it perhaps moved the source's log on: WriteManifestOperator plans anew then."""
     from spanvault.engine.steps import seal_backup
-    from spanvault.errors import Permanent
+    from spanvault.errors import SpanvaultError
 
     try:
         return seal_backup(engine, cluster, into, plan)
-    except Permanent as error:
+    except SpanvaultError as error:
         if not overtaken(engine, into, plan):
             raise
         log.info("Another run was faster: %s", error)

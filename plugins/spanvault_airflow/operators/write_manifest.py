@@ -67,13 +67,13 @@ class WriteManifestOperator(SpanvaultOperator):
         Raises AlreadyCovered when another run left nothing to do, Busy when others were faster each time.
         """
         from spanvault.engine.steps import write_manifest
-        from spanvault.errors import Busy, Permanent
+        from spanvault.errors import Busy, SpanvaultError
 
         plan, seal = self.stored_plan(engine, self.plan), self.seal
         for _ in range(_TRIES):
             try:
                 return plan, write_manifest(engine, into, plan, seal)
-            except Permanent as error:
+            except SpanvaultError as error:
                 if not overtaken(engine, into, plan):
                     raise
                 self.log.info("%s Planning anew.", error)
