@@ -17,6 +17,7 @@ from spanvault.database.postgres.pgoutput import Window as DecodedWindow
 from spanvault.errors import BrokenChain
 from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Commit, DataFile, ObjectReference, Window
+from spanvault.model.progress import Progress, Silent
 from spanvault.model.schema import Table
 from spanvault.storage.base import Storage
 
@@ -64,6 +65,7 @@ class LogPlace:
     start_time: datetime
     revisions: bool
     max_clock_skew: timedelta
+    progress: Progress = field(default_factory=Silent)
     chunk_bytes: int = 128 << 20
 
 
@@ -181,6 +183,7 @@ class LayerLog:
             if changes.voids_earlier_segments:
                 totals.files.clear()
             totals.files.append(self._files.write(changes.table, list(changes.take())))
+            self._place.progress.advance(rows=totals.files[-1].rows, bytes_=totals.files[-1].bytes)
         self._held_bytes = 0
 
     def _end_part(self) -> None:

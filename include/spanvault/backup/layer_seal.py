@@ -203,6 +203,7 @@ def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
         start_time=parent.end.time,
         revisions=options.revision_history,
         max_clock_skew=parse_duration(options.max_clock_skew),
+        progress=run.progress,
     )
 
 
