@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.full_backup import main
+from benchmarks import full_backup, incremental
 
-sys.exit(main())
+sys.exit(full_backup.main() or incremental.main())

@@ -39,7 +39,7 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         with PostgresServer(folder / "server", settings=SERVER_SETTINGS) as server:
-            _load(server, arguments.rows)
+            load(server, arguments.rows)
             bench = Bench(server, folder, arguments.rounds)
             bench.backups()
             bench.restores()
@@ -54,7 +54,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _load(server: PostgresServer, rows: int) -> None:
+def load(server: PostgresServer, rows: int) -> None:
+    """Make the database with its two tables."""
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"create database {DATABASE}")
     with psycopg.connect(server.url(DATABASE), autocommit=True) as connection:
@@ -82,10 +83,10 @@ class Bench:
         print("\nbackup")
         for name, measured in best.items():
             _print(name, measured, best[OURS], sizes[name])
-        _aim("as fast as pg_dump's default", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 3.0)
-        _aim("as fast as pg_dump -Z1", best[FAST_DUMP].seconds / best[OURS].seconds, 1.2)
-        _aim("bytes of pg_dump's default", sizes[OURS] / sizes[DEFAULT_DUMP], 0.7, at_most=True)
-        _aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
+        aim("as fast as pg_dump's default", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 3.0)
+        aim("as fast as pg_dump -Z1", best[FAST_DUMP].seconds / best[OURS].seconds, 1.2)
+        aim("bytes of pg_dump's default", sizes[OURS] / sizes[DEFAULT_DUMP], 0.7, at_most=True)
+        aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
 
     def restores(self) -> None:
         """Restore each backup into a new database, and print the comparison."""
@@ -93,8 +94,8 @@ class Bench:
         print("\nrestore")
         for name, measured in best.items():
             _print(name.replace("pg_dump -Fd", "pg_restore"), measured, best[OURS])
-        _aim("as fast as pg_restore", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 1.0)
-        _aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
+        aim("as fast as pg_restore", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 1.0)
+        aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
 
     def _best(self, tools: dict[str, Callable[[], Measurement]]) -> dict[str, Measurement]:
         measured: dict[str, list[Measurement]] = {name: [] for name in tools}
@@ -138,8 +139,13 @@ class Bench:
         return run(command, self._server.pid, tool_environment())
 
     def _statement(self, statement: str) -> Measurement:
-        command: list[str | Path] = [Path(sys.executable).with_name("spanvault"), "sql", "--url", self._server.url(), statement]
-        return run(command, self._server.pid)
+        return run_statement(self._server, statement)
+
+
+def run_statement(server: PostgresServer, statement: str) -> Measurement:
+    """Run a statement as a command of its own."""
+    command: list[str | Path] = [Path(sys.executable).with_name("spanvault"), "sql", "--url", server.url(), statement]
+    return run(command, server.pid)
 
 
 def _print(name: str, measured: Measurement, ours: Measurement, size: int | None = None) -> None:
@@ -152,9 +158,10 @@ def _print(name: str, measured: Measurement, ours: Measurement, size: int | None
     )
 
 
-def _aim(what: str, value: float, aim: float, *, at_most: bool = False) -> None:
-    met = value <= aim if at_most else value >= aim
-    print(f"  {'met   ' if met else 'missed'}  {value:,.2f} {what} (aim: {'at most' if at_most else 'at least'} {aim:g})")
+def aim(what: str, value: float, limit: float, *, at_most: bool = False) -> None:
+    """Print a ratio, and whether it is what it should be."""
+    met = value <= limit if at_most else value >= limit
+    print(f"  {'met   ' if met else 'missed'}  {value:,.2f} {what} (aim: {'at most' if at_most else 'at least'} {limit:g})")
 
 
 if __name__ == "__main__":
