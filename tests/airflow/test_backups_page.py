@@ -20,10 +20,14 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import presence_of_element_located, url_contains
 from selenium.webdriver.support.ui import WebDriverWait
 
+from spanvault.config.connections import EnvironmentConnections
+from spanvault.config.settings import Settings
 from spanvault.embedded.ports import LOOPBACK
 from spanvault.embedded.process import ServerProcess
+from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.model.cut import Cut, Lsn
-from spanvault.storage.local import LocalStorage
+from spanvault.storage.base import Storage
+from spanvault.storage.registry import open_storage
 from tests.kit.airflow import AIRFLOW, AirflowMetadata
 from tests.kit.collections import at, write_collection, write_layer
 
@@ -64,17 +68,20 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(airflow_metadata: AirflowMetadata, servers_folder: Path) -> Iterator[Site]:
-    """Airflow's API server with a login for each role."""
+def site(airflow_metadata: AirflowMetadata, seaweed: SeaweedServer, servers_folder: Path) -> Iterator[Site]:
+    """Airflow's API server with a login for each role, over a bucket whose Connection is in Airflow's database."""
     home = servers_folder / "backups-page"
-    manifest = write_backups(LocalStorage(home / "extern" / "backups" / "hourly", "nodelocal://self/backups/hourly"))
+    home.mkdir()
+    seaweed.create_bucket("backups-page")
+    uri = seaweed.uri("backups-page", "backups/hourly")
+    chain = write_backups(open_storage(uri, settings=Settings(), connections=EnvironmentConnections({})))
     passwords = home / "passwords.json"
     passwords.write_text(json.dumps(PASSWORDS))
     variables = {
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in ROLES.items()),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
-        "SPANVAULT_COLLECTION_BASE": "nodelocal://self/backups",
+        "SPANVAULT_COLLECTION_BASE": "s3://backups-page/backups?conn_id=backup_s3",
     }
     airflow = airflow_metadata.site(home, variables=variables)
     environment = airflow.environment()
@@ -85,12 +92,27 @@ def site(airflow_metadata: AirflowMetadata, servers_folder: Path) -> Iterator[Si
     address = f"http://{LOOPBACK}:{airflow.port}"
     try:
         wait_until_it_answers(f"{address}/api/v2/monitor/health", process, log)
-        yield Site(address, manifest)
+        site = Site(address, chain)
+        add_connection(site, seaweed)
+        yield site
     finally:
         process.kill()
 
 
-def write_backups(storage: LocalStorage) -> str:
+def add_connection(site: Site, seaweed: SeaweedServer) -> None:
+    """What an administrator does under Admin, Connections."""
+    connection = {
+        "connection_id": "backup_s3",
+        "conn_type": "aws",
+        "login": seaweed.access_key,
+        "password": seaweed.secret_key,
+        "extra": json.dumps({"endpoint_url": seaweed.endpoint, "region_name": "us-east-1"}),
+    }
+    headers = {"Authorization": f"Bearer {site.token('ada')}"}
+    httpx.post(f"{site.address}/api/v2/connections", json=connection, headers=headers).raise_for_status()
+
+
+def write_backups(storage: Storage) -> str:
     """A full by the command line and a layer by a run of Airflow; the chain's path."""
     full = write_collection(storage)
     end = Cut(lsn=Lsn(0x300), time=at(3600))

@@ -17,12 +17,12 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from spanvault.errors import NotFound, SpanvaultError
+from spanvault.errors import SpanvaultError
 from spanvault.model.clock import Clock
 from spanvault.model.clock import now as system_clock
 from spanvault.model.uri import redact_text
 from spanvault_airflow.ui import formats, views
-from spanvault_airflow.ui.catalog import Catalog
+from spanvault_airflow.ui.catalog import Catalog, NotShown
 from spanvault_airflow.ui.page import URL_PREFIX
 from spanvault_airflow.ui.shelf import Shelf
 
@@ -153,7 +153,7 @@ class _Pages:
 
     async def unreadable(self, request: Request, error: Exception) -> Response:
         """What the engine says, without secrets."""
-        missing = isinstance(error, NotFound)
+        missing = isinstance(error, NotShown)
         title = "Not found" if missing else "The backups cannot be read now"
         return self._problem(request, 404 if missing else 503, title, redact_text(str(error)))
 

@@ -26,6 +26,11 @@ _READERS = 8
 _MOST_SIZES = 100_000
 
 
+class NotShown(NotFound):
+    """The address names a collection, chain or table that is not there. (A NotFound of the storage is about a bucket or a
+    connection, which a visitor did not name.)"""
+
+
 @dataclass(frozen=True)
 class LayerKey:
     """A layer that the index names: its number and the first that it stands for. `version` changes with the entry."""
@@ -95,13 +100,13 @@ class Catalog:
         return chains[:-1] if more and len(chains) > 1 else chains, more  # the last one may be there in part only
 
     def chain(self, subdir: str) -> Chain:
-        """One chain with its markers. Raises NotFound."""
+        """One chain with its markers. Raises NotShown."""
         prefix = ""
         with contextlib.suppress(BadInput):  # from a text that is no chain's path
             prefix = index_key(subdir, 0).partition("-")[0] + "-"
         layers = self._layers(prefix, subdir) if prefix else ()
         if not layers:
-            raise NotFound(f"The index of {self._storage.display_uri} names no backup {subdir}.")
+            raise NotShown(f"The index of {self._storage.display_uri} names no backup {subdir}.")
         return self.marked(Chain(subdir, layers))
 
     def marked(self, chain: Chain) -> Chain:

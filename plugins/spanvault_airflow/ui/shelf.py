@@ -9,11 +9,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from spanvault.collection.layout import COLLECTION_KEY
-from spanvault.errors import NotFound
 from spanvault.model.uri import StorageUri
 from spanvault.storage.keys import key_flaw
 from spanvault.storage.registry import open_storage
 from spanvault_airflow.hooks.engine import project_settings
+from spanvault_airflow.ui.catalog import NotShown
 
 if TYPE_CHECKING:
     from spanvault.config.connections import ConnectionInfo
@@ -49,9 +49,9 @@ class Shelf:
         return [name for name in names if _holds_collection(storage, name)], len(folders) > MOST_FOLDERS
 
     def collection(self, name: str) -> Storage:
-        """The storage of a collection. Raises NotFound unless there is one of that name just below the base."""
+        """The storage of a collection. Raises NotShown unless there is one of that name just below the base."""
         if "/" in name or "\\" in name or key_flaw(name) or not _holds_collection(self._open(self._base), name):
-            raise NotFound(f"There is no collection {name!r} in {self.uri}.")
+            raise NotShown(f"There is no collection {name!r} in {self.uri}.")
         return self._open(self._base.join(name))
 
     def uri_of(self, name: str) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from spanvault.errors import NotFound, SpanvaultError
+from spanvault.errors import SpanvaultError
 from spanvault.model.manifest import IndexedTable, IndexEntry
 from spanvault.model.uri import redact_text
-from spanvault_airflow.ui.catalog import Catalog, Chain, LayerKey
+from spanvault_airflow.ui.catalog import Catalog, Chain, LayerKey, NotShown
 from spanvault_airflow.ui.shelf import Shelf
 
 PAGE = 100
@@ -161,7 +161,7 @@ def newest_tables(last: IndexEntry | None, text: str, page: int) -> Paged[Indexe
 
 
 def table_rows(catalog: Catalog, name: str, page: int) -> Paged[TableRow]:
-    """A page of one table's rows and sizes over the layers of all chains, newest first. Raises NotFound for a table that
+    """A page of one table's rows and sizes over the layers of all chains, newest first. Raises NotShown for a table that
     none of the page's layers holds."""
     found, _ = catalog.chains()
     originals = [layer for chain in found for layer in chain.originals]
@@ -170,7 +170,7 @@ def table_rows(catalog: Catalog, name: str, page: int) -> Paged[TableRow]:
     views = [view for subdir, group in _by_chain(shown.rows) for view in _layer_views(catalog, marked[subdir], group)]
     tables = [_table_of(view.entry, name) for view in views]
     if not any(tables):
-        raise NotFound(f"None of the backups on this page holds a table {name}.")
+        raise NotShown(f"None of the backups on this page holds a table {name}.")
     older = [*(table.rows if table else None for table in tables[1:]), None]
     rows = tuple(TableRow(*row) for row in zip(views, tables, older, strict=True))
     return Paged(rows, shown.number, shown.pages, shown.total)
