@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CODE := $(wildcard include plugins dags tests benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean test test-all lint format bench requirements clean
+.PHONY: help setup demo demo-clean test test-all soak lint format bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -39,6 +39,9 @@ test: setup ## Tests that need nothing but what setup installs (at most 8 minute
 
 test-all: setup ## All tests; names what it skips because the machine lacks it
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1: which)
+	PYTHONPATH=. $(BIN)/python -m tests.soak
 
 lint: setup ## Style, types and the order of the rooms
 	$(BIN)/ruff check $(CODE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -111,7 +110,7 @@ class History:
         self.log.append(f"{datetime.now(UTC):%H:%M:%S.%f} {text}")
 
     def _random_step(self) -> None:
-        options = {"revision_history": self.chance.random() < 0.6}
+        history = self.chance.random() < 0.6
         kind = self.chance.choices(
             ["incremental", "due", "full", "compact", "beside", "crash"], [50, 15, 8, 12, 8, 5 if self.crash else 0]
         )[0]
@@ -124,13 +123,18 @@ class History:
             self.crash()
         elif kind == "beside":
             point = self.chance.choice(POINTS)
-            self._step(f"incremental, another at {point}", partial(self.backup.increment, **options), {point: self._beside})
+            self._step(
+                f"incremental, another at {point}",
+                partial(self.backup.increment, revision_history=history),
+                {point: self._beside},
+            )
         else:
             as_of = None
             if kind == "due":
                 back = self.chance.uniform(0, 0.4)
                 as_of = datetime.now(UTC) - timedelta(seconds=back)
-            self._step(f"{kind} {options} {as_of or ''}", partial(self.backup.increment, as_of=as_of, **options))
+            what = f"{kind}{' with revision history' if history else ''} {as_of or ''}"
+            self._step(what, partial(self.backup.increment, as_of=as_of, revision_history=history))
 
     def _beside(self) -> None:
         other = Backup(self.database, self.folder, options=self.backup.options)
@@ -160,7 +164,7 @@ class History:
                     self._note(f"  layer {manifest.number} of {manifest.subdir} up to {manifest.end}")
                     return
                 except Killed:
-                    if self.chance.random() < 0.3:
+                    if len(self.log) > 1 and self.chance.random() < 0.3:
                         self._note("  not tried again")
                         return
                 except (AlreadyCovered, BrokenChain, Refused, Busy, Retryable, UndecodableLog) as error:
@@ -175,7 +179,7 @@ class History:
         """Memory for few changes, so that one layer has many segments."""
         with ExitStack() as stack:
             if self.chance.random() < 0.5:
-                size = self.chance.choice([20_000, 100_000])
+                size = self.chance.choice([200_000, 800_000])
                 stack.enter_context(mock.patch.object(layer_seal, "LogPlace", partial(LogPlace, chunk_bytes=size)))
                 stack.enter_context(mock.patch.object(sealing, "ChangeLog", partial(ChangeLog, chunk_bytes=size)))
             yield
@@ -234,7 +238,9 @@ class History:
             for (_, oid), history in histories.items():
                 columns = history.table.data_columns
                 session.execute("DROP TABLE IF EXISTS pg_temp.held")
-                session.execute(f"CREATE TEMP TABLE held ({', '.join(f'{quote(c.name)} {c.type_name}' for c in columns)})".encode())
+                session.execute(
+                    f"CREATE TEMP TABLE held ({', '.join(f'{quote(c.name)} {c.type_name}' for c in columns)})".encode()
+                )
                 copy_batches(session, "pg_temp.held", columns, table_at(history, None))
                 rows[oid] = (history.table, _digests(session, "pg_temp.held", [c.name for c in columns]))
         return Held(
@@ -291,7 +297,8 @@ class History:
     def _compare_table(self, session: psycopg.Connection[Any], held: Held, table: Table, rows: list[str]) -> None:
         label = f"{held.label}: {table.qualified} ({table.capture})"
         found = session.execute(
-            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s", (table.oid,)
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = %s",
+            (table.oid,),
         ).fetchone()
         assert found is not None, self._story(f"{label} was not there")
         names = dict(

@@ -239,21 +239,36 @@ class Writers:
             [f"alter table {table} add column {name} text"],
             [f"alter table {table} add column {name} float8 default random()"],
             [f"alter table {table} alter n type {chance.choice(['bigint', 'int'])}"],
-            [f"create table {name} (id int primary key, v text); insert into {name} select i, {BIG} from generate_series(1, 20) i", f"update {name} set id = id + 5 where id > 15; update {name} set id = -id"],
-            [f"begin; alter table {table} rename to aside; update aside set n = n + 1 where n < 20; alter table aside rename to {table}; commit"],
-            [f"alter table parts detach partition {leaf}", f"update {leaf} set n = n + 1", f"alter table parts attach partition {leaf} for values in {values}"],
-            [f"begin; truncate {table}; alter table {table} alter n type bigint using n + 1; insert into {table} (id, n{', part' * (table == 'parts')}) values (1, 1{', 0' * (table == 'parts')}); commit"],
+            [
+                f"create table {name} (id int primary key, v text); insert into {name} select i, {BIG} from generate_series(1, 20) i",
+                f"update {name} set id = id + 5 where id > 15; update {name} set id = -id",
+            ],
+            [
+                f"begin; alter table {table} rename to aside; update aside set n = n + 1 where n < 20; alter table aside rename to {table}; commit"
+            ],
+            [
+                f"alter table parts detach partition {leaf}",
+                f"update {leaf} set n = n + 1",
+                f"alter table parts attach partition {leaf} for values in {values}",
+            ],
+            [
+                f"begin; truncate {table}; alter table {table} alter n type bigint using n + 1; insert into {table} (id, n{', part' * (table == 'parts')}) values (1, 1{', 0' * (table == 'parts')}); commit"
+            ],
         ]
         if table == "plain":
             choices.append([f"alter table plain replica identity {chance.choice(['full', 'default'])}"])
-            choices.append(["begin; alter table plain drop constraint plain_pkey; alter table plain add primary key (id); commit"])
+            choices.append([
+                "begin; alter table plain drop constraint plain_pkey; alter table plain add primary key (id); commit"
+            ])
         if known:
             column, later = chance.choice(known), f"c{chance.randint(1, 10**6)}"
             choices += [
                 [f"alter table {table} drop column {column}"],
                 [f"alter table {table} drop column {column}, add column {column} int default 5"],
                 [f"alter table {table} rename column {column} to {later}"],
-                [f"begin; update {table} set {column} = '3' where n > 100; alter table {table} rename column {column} to {later}; update {table} set {later} = '4' where n > 110; commit"],
+                [
+                    f"begin; update {table} set {column} = '3' where n > 100; alter table {table} rename column {column} to {later}; update {table} set {later} = '4' where n > 110; commit"
+                ],
             ]
             known += [later]
         known.append(name)
