@@ -31,6 +31,8 @@ from spanvault.model.target import DatabaseTarget
 from tests.kit.airflow import AirflowApi, AirflowMetadata
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
+pytestmark = pytest.mark.timeout(900)  # dozens of tasks, of some seconds each on a busy machine
+
 DAG_ID = "seconds"
 INTERVAL = timedelta(seconds=2)
 MISSED = 5
@@ -142,6 +144,10 @@ class Site:
 
     def backfill(self, ends: list[datetime], *options: str) -> list[dict[str, Any]]:
         """Backfill the intervals by one command; the runs, oldest interval first, when all have ended."""
+        # Airflow has one backfill of a DAG at a time, and notes only now and then that one is over.
+        self.api.wait_for(
+            lambda: all(one["completed_at"] for one in self.api.get("/backfills", dag_id=DAG_ID)["backfills"]) or None
+        )
         first, last = (end - INTERVAL for end in (ends[0], ends[-1]))
         window = ["--from-date", first.isoformat(), "--to-date", last.isoformat()]
         self.api.site.command(
