@@ -224,3 +224,18 @@ def test_fingerprints_hold_at_a_manual_layers_end(backup: Backup) -> None:
     hashed = backup.database.execute("select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from t")
     assert table.fingerprint is not None
     assert (table.fingerprint.rows, table.fingerprint.hash) == hashed[0]
+
+
+def test_a_schema_that_did_not_change_is_stored_once(backup: Backup) -> None:
+    """Also not when only data did; what changes nothing but an owner of a sequence is a change."""
+    database = backup.database
+    fill(database)
+    database.execute("create sequence s")
+    full = backup.take()
+    database.execute("update t set n = 0; select nextval('s')")
+    same = backup.increment()
+    database.execute("alter sequence s owned by t.n")
+    other = backup.increment()
+    dumps = [manifest.databases[0].schema_dump for manifest in (full, same, other)]
+    assert dumps[0] == dumps[1]
+    assert dumps[1] != dumps[2]

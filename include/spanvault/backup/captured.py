@@ -109,17 +109,21 @@ def snapshot_of(run: Run, planned: PlannedDatabase) -> Iterator[SealSnapshot]:
         yield snapshot
 
 
-def capture_schema(run: Run, entry: CapturedDatabase) -> None:
-    """Store the database's schema, and read its sequences.
+def capture_schema(run: Run, entry: CapturedDatabase, known: ManifestDatabase | None = None) -> None:
+    """Store the database's schema, and read its sequences. `known` is the database in the chain's last layer: what was
+    stored then serves again as long as no catalog changed.
 
     Raises SchemaMoved when DDL got in between: pg_dump prints definitions from the live catalogs, so that a dump across
     DDL silently mixes old and new.
     """
     endpoint = run.cluster.primary
     run.reached("seal.before_schema")
-    path = schema_dump_path(run.plan.number, entry.planned.database.oid)
-    key = object_key(run.plan.subdir, path)
-    entry.schema_dump = dump_schema(endpoint, entry.name, entry.snapshot.name, run.storage, key, path)
+    if known is not None and known.catalogs == entry.catalogs:
+        entry.schema_dump = known.schema_dump
+    else:
+        path = schema_dump_path(run.plan.number, entry.planned.database.oid)
+        key = object_key(run.plan.subdir, path)
+        entry.schema_dump = dump_schema(endpoint, entry.name, entry.snapshot.name, run.storage, key, path)
     run.reached("seal.after_schema")
     entry.read_sequences(endpoint)
     entry.check_catalogs(endpoint)

@@ -75,7 +75,7 @@ def make_layers(
     cuts = list(ends.cuts)
     for planned, snapshot in snapshots:
         capture = LayerCapture(last, planned, snapshot, parent.database(planned.database.name))
-        capture_schema(last, capture)
+        capture_schema(last, capture, capture.parent)
         parts, own_files = _database(last, capture, parent, numbers[0], [cut.lsn for cut in cuts], reads=ends.reads)
         if not ends.due and (newest := parts[-1].window.newest_time) is not None:
             cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, newest))

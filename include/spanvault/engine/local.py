@@ -20,7 +20,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
-    if processes:
+    if processes and request.append is None:
         warm_up()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
     total = sum(batch.estimated_bytes for batch in plan.batches)

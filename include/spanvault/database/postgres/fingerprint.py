@@ -33,6 +33,11 @@ _CATALOGS: dict[str, str] = {
     "pg_sequence": f"seqrelid NOT IN {_TEMPORARY_CLASS}",
     "pg_type": f"typnamespace NOT IN {_TEMPORARY}",
     "pg_proc": f"pronamespace NOT IN {_TEMPORARY}",
+    # Which column a sequence belongs to stands nowhere else.
+    "pg_depend": (
+        "deptype = 'a' AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND refobjsubid > 0"
+        f" AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid NOT IN {_TEMPORARY_CLASS}"
+    ),
     "pg_namespace": "nspname !~ '^pg_(toast_)?temp_'",
     "pg_description": "classoid <> 'pg_catalog.pg_publication'::pg_catalog.regclass",
     **dict.fromkeys(
@@ -41,7 +46,7 @@ _CATALOGS: dict[str, str] = {
             "pg_enum", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper", "pg_foreign_server",
             "pg_foreign_table", "pg_language", "pg_opclass", "pg_operator", "pg_opfamily", "pg_partitioned_table",
             "pg_policy", "pg_range", "pg_seclabel", "pg_statistic_ext", "pg_transform", "pg_ts_config",
-            "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template",
+            "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_user_mapping",
         ),
         "true",
     ),
