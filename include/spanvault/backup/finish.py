@@ -21,12 +21,12 @@ def commit_seal(storage: Storage, plan: Plan, record: SealRecord, clock: Callabl
     Layers that an earlier try committed are left as they are. Returns the manifest of the last layer.
     """
     for layer in record.layers:
-        own = plan if (layer.subdir, layer.number) == (plan.subdir, plan.number) else _plan_of(storage, plan, layer)
+        own = plan if layer.subdir == plan.subdir else _closing_plan(storage, plan, layer)
         manifest = _commit_layer(storage, own, layer, clock)
     return manifest
 
 
-def _plan_of(storage: Storage, plan: Plan, layer: SealedLayer) -> Plan:
+def _closing_plan(storage: Storage, plan: Plan, layer: SealedLayer) -> Plan:
     found = read_plan(storage, layer.subdir, layer.number, plan.run_key)
     if found is None:
         raise Refused(f"The plan of layer {layer.number} of {layer.subdir} is gone; seal the backup again.")

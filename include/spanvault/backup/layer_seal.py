@@ -17,11 +17,11 @@ from spanvault.backup.layer_log import LayerLog, LayerPart, LogPlace
 from spanvault.backup.source_check import check_source
 from spanvault.collection.chain import load_manifest_bytes
 from spanvault.collection.layout import globals_dump_path, object_key
-from spanvault.collection.plans import create_plan
+from spanvault.collection.plans import keep_plan
 from spanvault.database.postgres.dump import dump_globals
 from spanvault.database.postgres.snapshot import SealSnapshot
 from spanvault.database.postgres.window import peek
-from spanvault.errors import AlreadyCovered
+from spanvault.errors import Busy
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import DataFile, Manifest, ManifestDatabase, ObjectReference, PlannedDatabase, SealedLayer
 from spanvault.model.target import ClusterTarget
@@ -39,8 +39,7 @@ class Ends:
 
 
 def seal_layers(run: Run) -> tuple[SealedLayer, ...]:
-    """Seal the layers of an incremental plan. Raises what the seal of a full raises, and AlreadyCovered when another run
-    committed the plan's first layer meanwhile."""
+    """Seal the layers of an incremental plan. Raises what the seal of a full raises."""
     parent = parent_of(run)
     with ExitStack() as stack:
         snapshots = [(planned, stack.enter_context(snapshot_of(run, planned))) for planned in run.plan.databases]
@@ -53,10 +52,10 @@ def seal_layers(run: Run) -> tuple[SealedLayer, ...]:
 
 
 def parent_of(run: Run) -> Manifest:
-    """The manifest that the plan builds on. Raises AlreadyCovered when the layer is another run's by now."""
+    """The manifest that the plan builds on. Raises Busy when the layer before is another one by now."""
     manifest, data = load_manifest_bytes(run.storage, run.plan.subdir, run.plan.number - 1)
     if hashlib.sha256(data).hexdigest() != run.plan.parent_sha256:
-        raise AlreadyCovered(
+        raise Busy(
             f"The layer {run.plan.number - 1} of {run.plan.subdir} is not the one that this run was planned on; start it anew."
         )
     return manifest
@@ -69,7 +68,7 @@ def make_layers(
     numbers = [run.plan.number + index for index in range(len(ends.cuts))]
     last = _at_number(run, numbers[-1])
     for number in numbers[1:]:
-        create_plan(run.storage, _at_number(run, number).plan)  # else the sweep would take the layer's files for nobody's
+        keep_plan(run.storage, run.plan, number)
     entries: list[list[ManifestDatabase]] = [[] for _ in numbers]
     files: list[list[DataFile]] = [[] for _ in numbers]
     cuts = list(ends.cuts)

@@ -51,7 +51,8 @@ def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
 
 
 def _own_layer_plan(storage: Storage, subdir: str, run_key: str, earliest: datetime) -> Plan | None:
-    """The run's plan of the layer that comes next, or of the first one that it committed."""
+    """The run's plan of the layer that comes next, or of the first one that it committed; none that another run has made
+    impossible."""
     number = any_names(storage, subdir).originals[-1]
     found = read_plan(storage, subdir, number + 1, run_key)
     while number > 0:
@@ -59,9 +60,20 @@ def _own_layer_plan(storage: Storage, subdir: str, run_key: str, earliest: datet
         if manifest.committed_at < earliest:
             break
         if manifest.run_key == run_key:
-            found = read_plan(storage, subdir, number, run_key)
+            found = read_plan(storage, subdir, number, run_key) or found
         number -= 1
-    return found
+    return found if found is not None and _is_open(storage, found) else None
+
+
+def _is_open(storage: Storage, plan: Plan) -> bool:
+    """Whether the plan's layers are its own run's or nobody's."""
+    for number in range(plan.number, plan.last_number + 1):
+        committed = committed_run(storage, plan.subdir, number)
+        if committed is None:
+            return True
+        if committed.run_key != plan.run_key:
+            return False
+    return True
 
 
 def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) -> Plan | None:

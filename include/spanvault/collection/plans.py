@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import plan_key
+from spanvault.collection.layout import layer_folder, plan_key
 from spanvault.errors import AlreadyExists, BadInput, NotFound
 from spanvault.model.cut import time_of_subdir
 from spanvault.model.manifest import Plan
@@ -25,6 +26,21 @@ def create_plan(storage: Storage, plan: Plan) -> bool:
     except AlreadyExists:
         return False
     return True
+
+
+def keep_plan(storage: Storage, plan: Plan, number: int) -> None:
+    """Leave a copy of the plan in the folder of a later layer that the same run writes: while a plan of its run is there,
+    nobody sweeps it. The copy has a name of its own, so that it never passes for a plan of that layer."""
+    key = plan_key(plan.subdir, number, f"{plan.run_key}@{plan.number}")
+    with contextlib.suppress(AlreadyExists):
+        storage.put(key, plan.to_json(), create_only=True)
+
+
+def runs_of(storage: Storage, subdir: str, number: int) -> Iterator[str]:
+    """The runs that have a plan, or the copy of one, in a later layer's folder."""
+    for info in storage.list(f"{layer_folder(subdir, number)}PLAN-"):
+        with contextlib.suppress(NotFound):
+            yield parse_document(Plan, storage.get(info.key), f"The plan {info.key}").run_key
 
 
 def read_plan(storage: Storage, subdir: str, number: int = 0, run_key: str = "") -> Plan | None:
