@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from spanvault.collection.layout import data_path, object_key
 from spanvault.columnar.types import ROW_MARKER, file_schema
 from spanvault.columnar.write import DataFileWriter, text_batch_to_typed
 from spanvault.database.postgres.pgoutput import Change, Value, commit_time
+from spanvault.database.postgres.tuple_columns import RawTuple, tuple_columns
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Table
 from spanvault.storage.base import Storage
@@ -34,11 +36,11 @@ KeyText = Sequence[bytes | None]
 
 class ChangeRow(NamedTuple):
     """One row of a change file: I, U, D or T with its place in the log, and the values of the table's data columns in
-    attnum order. Keys are in key order, `unchanged` names columns as stored."""
+    attnum order, or the complete tuple that has just these. Keys are in key order, `unchanged` names columns as stored."""
 
     operation: str
     change: Change
-    values: Sequence[Value]
+    values: Sequence[Value] | RawTuple
     old_key: KeyText | None = None
     unchanged: Sequence[str] | None = None
     source_key: KeyText | None = None
@@ -102,14 +104,28 @@ def _batches(rows: Sequence[ChangeRow], table: Table) -> Iterator[pa.RecordBatch
     names = [column.stored_as for column in table.data_columns] or [ROW_MARKER.name]
     iterator = iter(rows)
     while part := list(islice(iterator, _BATCH_ROWS)):
-        arrays = _change_arrays(part)
-        if table.data_columns:
-            columns = zip(*(row.values for row in part), strict=True)
-            # Binary first: the bytes are UTF-8 by the session's client_encoding, so the cast only checks them.
-            arrays += [pa.array(column, pa.binary()).cast(pa.string()) for column in columns]
-        else:
-            arrays.append(pa.nulls(len(part), pa.string()))
-        yield pa.RecordBatch.from_arrays(arrays, names=[field.name for field in CHANGE_FIELDS] + names)
+        columns = _columns(part, len(table.data_columns))
+        yield pa.RecordBatch.from_arrays(
+            _change_arrays(part) + (columns or [pa.nulls(len(part), pa.string())]),
+            names=[field.name for field in CHANGE_FIELDS] + names,
+        )
+
+
+def _columns(rows: Sequence[ChangeRow], width: int) -> list[pa.Array]:
+    """The rows' values as columns of text, in the rows' order."""
+    raw = [place for place, row in enumerate(rows) if isinstance(row.values, RawTuple)]
+    listed = [place for place, row in enumerate(rows) if not isinstance(row.values, RawTuple)]
+    parts = []
+    if raw:
+        parts.append(tuple_columns([one for place in raw if isinstance(one := rows[place].values, RawTuple)], width))
+    if listed and width:
+        # Binary first: the bytes are UTF-8 by the session's client_encoding, so the cast only checks them.
+        values = zip(*(rows[place].values for place in listed), strict=True)
+        parts.append([pa.array(column, pa.binary()).cast(pa.string()) for column in values])
+    if len(parts) < 2:
+        return parts[0] if parts else []
+    order = pa.array(np.argsort(np.array(raw + listed)))
+    return [pa.concat_arrays([one, other]).take(order) for one, other in zip(*parts, strict=True)]
 
 
 def _change_arrays(rows: Sequence[ChangeRow]) -> list[pa.Array]:

@@ -21,6 +21,7 @@ from spanvault.database.postgres.pgoutput import (
     key_parts,
     tuple_values,
 )
+from spanvault.database.postgres.tuple_columns import RawTuple
 from spanvault.errors import Retryable
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Table
@@ -163,6 +164,8 @@ class TableChanges:
             if entry.payload is None:
                 values: list[Value] = [None] * width
                 yield ChangeRow(entry.operation, entry.change, self.with_key(values, key))
+            elif isinstance(entry.payload, bytes):
+                yield ChangeRow(entry.operation, entry.change, RawTuple(entry.payload, entry.at))
             else:
                 yield ChangeRow(entry.operation, entry.change, self.with_key(self.values(entry), key))
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from spanvault.backup.change_files import ChangeRow
 from spanvault.backup.relation_map import RelationMap
 from spanvault.database.postgres.pgoutput import UNCHANGED, Change, Unchanged, Value, has_unchanged, key_parts
+from spanvault.database.postgres.tuple_columns import RawTuple
 from spanvault.model.schema import Table
 
 Key = tuple[bytes | None, ...]
@@ -195,6 +196,9 @@ class LayerChanges:
         return self._truncation is not None
 
     def _written(self, row: Row) -> ChangeRow:
+        if isinstance(row.payload, bytes) and row.places is None:
+            # All values are there and in place: they are told apart later, many at once.
+            return ChangeRow(row.operation, row.change, RawTuple(row.payload, row.at), row.old_key)
         values: list[Value] = self._values(row) if row.payload is not None else [None] * len(self._columns)
         for place, part in zip(self._key_places, row.key, strict=False):
             values[place] = part
