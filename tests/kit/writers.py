@@ -203,7 +203,10 @@ class Writers:
                     table = chance.choice(list(TABLES))
                     try:
                         with session.transaction():  # a savepoint, so that a duplicate key ends only this change
-                            session.execute(statement(chance, table, list(self._extra.get(table, []))).encode())
+                            text = statement(chance, table, list(self._extra.get(table, [])))
+                            if text.startswith("truncate"):  # a new file, which the next layer may not be able to explain
+                                self.reshaped.append((time.time(), time.time() + 2, f"{table}: {text}"))
+                            session.execute(text.encode())
                     except _EXPECTED:
                         continue
                 if chance.random() < 0.12:
