@@ -92,6 +92,10 @@ class LayerLog:
         self._pending: tuple[int, int, int] | None = None
         self._pending_is_local = True
         self._last_repeated: Commit | None = None
+        self._transactions_before = 0
+        self._first_time: datetime | None = None
+        self._newest_time: datetime | None = None
+        self._last: tuple[int, int, datetime] | None = None
 
     def track(self, known: Sequence[Table], table: Table, since: Lsn) -> None:
         """Follow a table from `since` on; the changes of tables that are not followed are skipped."""
@@ -143,14 +147,9 @@ class LayerLog:
         self._transactions += 1
         stamp = commit_time(time)
         moment = self._times.local(lsn, stamp) if self._pending_is_local else self._times.foreign()
-        part = self.parts[self._at]
-        seen = part.window
-        part.window = Window(
-            transactions=seen.transactions + 1,
-            first_time=min(seen.first_time or moment, moment),
-            newest_time=max(seen.newest_time or moment, moment),
-            last_commit=Commit(lsn=Lsn(lsn), xid=xid, time=stamp),
-        )
+        self._first_time = moment if self._first_time is None else min(self._first_time, moment)
+        self._newest_time = moment if self._newest_time is None else max(self._newest_time, moment)
+        self._last = (lsn, xid, stamp)
         if self._commits is not None:
             self._commits.add(lsn, xid, (moment - _UNIX_EPOCH) // _MICROSECOND)
 
@@ -194,7 +193,16 @@ class LayerLog:
                 totals = part.tables.setdefault(oid, TableTotals())
                 totals.changes, totals.rows_added, totals.truncated = changes.changes, changes.rows_added, changes.truncated
                 changes.changes, changes.rows_added, changes.truncated = 0, 0, False
-        part.window = part.window.model_copy(update={"changes": sum(totals.changes for totals in part.tables.values())})
+        last = self._last
+        part.window = Window(
+            transactions=self._transactions - self._transactions_before,
+            changes=sum(totals.changes for totals in part.tables.values()),
+            first_time=self._first_time,
+            newest_time=self._newest_time,
+            last_commit=Commit(lsn=Lsn(last[0]), xid=last[1], time=last[2]) if last else None,
+        )
+        self._transactions_before = self._transactions
+        self._first_time = self._newest_time = self._last = None
         if self._commits is not None:
             self._commits_stack.close()
             part.commits = self._commits.reference
