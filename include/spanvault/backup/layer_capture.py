@@ -22,6 +22,7 @@ class LayerCapture(CapturedDatabase):
     def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, parent: ManifestDatabase | None) -> None:
         super().__init__(run, planned, snapshot)
         self.parent = parent
+        self._last_commit = parent.window.last_commit if parent else None
         self.shapes = {table.oid: table for table in parent.database.tables} if parent else {}
         self.entries = {entry.oid: entry for entry in parent.tables} if parent else {}
         self._types_moved = parent is None or self.types_version != parent.types_version
@@ -81,9 +82,8 @@ class LayerCapture(CapturedDatabase):
         ones."""
         tables = [entry for table in self.readable_tables() if (entry := self._table(table, part, last=last)) is not None]
         self.entries = {entry.oid: entry for entry in tables}
-        window = part.window
-        if window.last_commit is None and self.parent is not None:
-            window = window.model_copy(update={"last_commit": self.parent.window.last_commit})
+        self._last_commit = part.window.last_commit or self._last_commit
+        window = part.window.model_copy(update={"last_commit": self._last_commit})
         return self.manifest_entry(tables).model_copy(update={"window": window, "commits": part.commits})
 
     def _table(self, table: Table, part: LayerPart, *, last: bool) -> ManifestTable | None:
