@@ -16,6 +16,7 @@ from spanvault.backup.layer_capture import LayerCapture
 from spanvault.backup.layer_log import LayerLog, LayerPart, LogPlace
 from spanvault.backup.source_check import check_source
 from spanvault.collection.chain import load_manifest_bytes
+from spanvault.collection.commit import committed_run
 from spanvault.collection.layout import globals_dump_path, object_key
 from spanvault.collection.plans import keep_plan
 from spanvault.database.postgres.dump import dump_globals
@@ -40,6 +41,8 @@ class Ends:
 
 def seal_layers(run: Run) -> tuple[SealedLayer, ...]:
     """Seal the layers of an incremental plan. Raises what the seal of a full raises."""
+    parent_of(run)
+    run = rest_of(run)
     parent = parent_of(run)
     with ExitStack() as stack:
         snapshots = [(planned, stack.enter_context(snapshot_of(run, planned))) for planned in run.plan.databases]
@@ -59,6 +62,24 @@ def parent_of(run: Run) -> Manifest:
             f"The layer {run.plan.number - 1} of {run.plan.subdir} is not the one that this run was planned on; start it anew."
         )
     return manifest
+
+
+def rest_of(run: Run) -> Run:
+    """The run without the layers that an earlier try of it committed: the others are built upon these. What that try found
+    may not be found again: a table that it could not follow may seem never to have been altered."""
+    plan, done = run.plan, 0
+    while done < len(plan.ends) - 1:
+        layer = committed_run(run.storage, plan.subdir, plan.number + done)
+        if layer is None or layer.run_key != plan.run_key:
+            break
+        done += 1
+    if not done:
+        return run
+    number = plan.number + done
+    keep_plan(run.storage, plan, number)  # that try did so, but a sweep may have come since
+    digest = hashlib.sha256(load_manifest_bytes(run.storage, plan.subdir, number - 1)[1]).hexdigest()
+    rest = plan.model_copy(update={"number": number, "ends": plan.ends[done:], "parent_sha256": digest})
+    return replace(run, plan=rest)
 
 
 def make_layers(

@@ -152,7 +152,7 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
     if manifest is None or manifest.run_key != plan.run_key:
         context.progress.step("commit")
         try:
-            manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock)
+            manifest = commit_seal(storage, plan, read_seal(storage, seal_key), context.clock, context.reached)
         except Refused:
             _raise_if_covered(storage, plan)
             raise
