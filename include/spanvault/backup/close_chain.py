@@ -31,7 +31,7 @@ def closing_layers(run: Run, snapshots: Sequence[tuple[PlannedDatabase, SealSnap
             "subdir": parent.subdir,
             "number": parent.number + 1,
             "parent_sha256": digest,
-            "closes": None,
+            "closes": parent.subdir,  # by this the run that wants the full knows that it has more to do
             "batches": (),
             "request": parent.request.model_copy(update={"append": parent.subdir, "options": options}),
         }

@@ -53,7 +53,8 @@ def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
 def _own_layer_plan(storage: Storage, subdir: str, run_key: str, earliest: datetime) -> Plan | None:
     """The run's plan of the layer that comes next, or of the first one that it committed; none that another run has made
     impossible."""
-    number = any_names(storage, subdir).originals[-1]
+    names = any_names(storage, subdir)
+    number = names.originals[-1]
     found = read_plan(storage, subdir, number + 1, run_key)
     while number > 0:
         manifest = load_manifest(storage, subdir, number)
@@ -62,15 +63,17 @@ def _own_layer_plan(storage: Storage, subdir: str, run_key: str, earliest: datet
         if manifest.run_key == run_key:
             found = read_plan(storage, subdir, number, run_key) or found
         number -= 1
-    return found if found is not None and _is_open(storage, found) else None
+    if found is None or found.closes is not None:  # the layer before a full whose own plan was swept away
+        return None
+    return found if _is_open(storage, found, marked=bool(names.marked)) else None
 
 
-def _is_open(storage: Storage, plan: Plan) -> bool:
-    """Whether the plan's layers are its own run's or nobody's."""
+def _is_open(storage: Storage, plan: Plan, *, marked: bool) -> bool:
+    """Whether the plan's layers are its own run's or nobody's; nobody's cannot be any more behind a `marked` one."""
     for number in range(plan.number, plan.last_number + 1):
         committed = committed_run(storage, plan.subdir, number)
         if committed is None:
-            return True
+            return not marked
         if committed.run_key != plan.run_key:
             return False
     return True
