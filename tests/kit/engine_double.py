@@ -62,6 +62,7 @@ MAINTENANCE = (
     "preflight",
     "uninstall",
 )
+DDL_LOGS = ("install_ddl_log", "ddl_log_status", "remove_ddl_log")
 
 
 def install(double: EngineDouble, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,6 +71,7 @@ def install(double: EngineDouble, monkeypatch: pytest.MonkeyPatch) -> None:
         "context": {"make_context": double.make_context},
         "execute": {"execute": double.taking("execute")},
         "maintenance": {name: double.taking(name) for name in MAINTENANCE},
+        "ddl_logs": {name: double.taking(name) for name in DDL_LOGS},
     }
     for name, functions in modules.items():
         module = ModuleType(f"spanvault.engine.{name}")

@@ -12,6 +12,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.protect import Owner, advance, mark, release
 from spanvault.database.postgres.server import Connection
+from spanvault.errors import BadInput, Busy
 from spanvault.model.manifest import Manifest, Plan, Protection
 from spanvault.model.request import BackupRequest
 from spanvault.model.units import parse_duration
@@ -52,8 +53,9 @@ def _owner(run: Plan | Manifest, now: datetime, length: timedelta) -> Owner:
 def _mark(connection: Connection, protection: Protection, owner: Owner) -> None:
     try:
         mark(connection, protection.publication, owner)
-    except (psycopg.InternalError, psycopg.ProgrammingError) as error:
-        # Another worker marks it at this moment; or it is gone, which the next reader of the log says in its own words.
+    except (psycopg.InternalError, psycopg.ProgrammingError, Busy, BadInput) as error:
+        # Another worker marks it, or DDL holds it, at this moment; or it is gone, which the next reader of the log says in
+        # its own words.
         _log.debug("The protection of %s was not renewed: %s", protection.database, error)
 
 

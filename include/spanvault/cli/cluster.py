@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from spanvault.cli import ddl_log
 from spanvault.cli.output import Format, show
 from spanvault.cli.session import ClusterOption, FormatOption, UrlOption, needed_cluster, session
 from spanvault.errors import BadInput, Permanent
 
 app = typer.Typer(no_args_is_help=True, help="Check a cluster before its first backup, or remove all that backups left on it.")
+app.add_typer(ddl_log.app, name="ddl-log")
 
 
 @app.command()
@@ -34,7 +36,7 @@ def uninstall(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     form: FormatOption = Format.table,
 ) -> None:
-    """Drop every slot and publication of Spanvault's on a cluster; backups on storage stay."""
+    """Drop every slot, publication and DDL log of Spanvault's on a cluster; backups on storage stay."""
     if not yes:
         _ask(cluster or "the cluster of --url")
     with session("Run it again to finish.") as context:
@@ -47,5 +49,5 @@ def uninstall(
 def _ask(name: str) -> None:
     if not sys.stdin.isatty():
         raise BadInput("cluster uninstall asks before it drops anything, and there is no terminal to ask on; give --yes.")
-    if not typer.confirm(f"Drop all of Spanvault's slots and publications on {name}?", err=True):
+    if not typer.confirm(f"Drop all of Spanvault's slots, publications and DDL logs on {name}?", err=True):
         raise typer.Exit(1)

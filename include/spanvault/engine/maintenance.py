@@ -20,6 +20,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.preflight import examine
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
+from spanvault.engine.ddl_logs import remove_ddl_log
 from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
 from spanvault.errors import BadInput, Damaged, Permanent
 from spanvault.model.cut import format_time
@@ -188,8 +189,10 @@ def protection_release(context: Context, cluster: Cluster, slot: str) -> Result:
 
 @translated("Removing the protections")
 def uninstall(context: Context, cluster: Cluster) -> Result:
-    """Remove everything that Spanvault keeps on the cluster: slots and publications."""
-    return protection_table(context, cluster, release_all(cluster))
+    """Remove everything that Spanvault keeps on the cluster: slots, publications and DDL logs."""
+    released = release_all(cluster)
+    remove_ddl_log(context, cluster)
+    return protection_table(context, cluster, released)
 
 
 @translated("The preflight")

@@ -67,7 +67,7 @@ def is_part(entry: Entry) -> bool:
 def _allowed(entries: Iterable[Entry], grants: bool) -> Iterable[Entry]:
     refused: set[int] = set()
     for entry in entries:
-        ours = entry.kind in PUBLICATIONS and entry.name.startswith(OUR_PREFIX)
+        ours = entry.kind in PUBLICATIONS | {"EVENT TRIGGER"} and entry.name.startswith(OUR_PREFIX)
         privileges = not grants and entry.kind in {"ACL", "DEFAULT ACL"}
         idle = entry.sql == _COMMENT_FROM_BIRTH
         if (

@@ -84,7 +84,8 @@ def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
 
     Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection.
     """
-    arguments = ["--format=custom", "--schema-only", "--no-subscriptions", "--quote-all-identifiers", f"--file={archive}"]
+    arguments = ["--format=custom", "--schema-only", "--no-subscriptions", "--quote-all-identifiers"]
+    arguments += ["--exclude-schema=spanvault", f"--file={archive}"]
     _run("pg_dump", arguments, connection_environment(endpoint, database))
 
 

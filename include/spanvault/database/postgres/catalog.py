@@ -15,8 +15,8 @@ from spanvault.model.schema import Column, Database, SequenceValue, Table
 Rows = Sequence[Sequence[Any]]
 Query = Callable[[str], Rows]
 
-# Schemas that are never the user's: the system's, and where restores keep their progress.
-_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spanvault_restore')"
+# Schemas that are never the user's: the system's, where restores keep their progress, and the DDL log's.
+_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spanvault_restore', 'spanvault')"
 # Members of an extension come with CREATE EXTENSION.
 _NOT_EXTENSION = (
     "NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass"
@@ -38,8 +38,8 @@ LEFT JOIN LATERAL (
   ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) AS identity ON true
 """
 
-_TABLES = f"""
-SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
+# What `table_of` makes a Table of, also inside the DDL log's trigger.
+TABLE_FIELDS = """c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
        c.relfilenode::int8,
        coalesce(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, 0)::int8,
        coalesce(pg_catalog.pg_table_size(c.oid), 0)::int8, greatest(c.reltuples, 0)::int8,
@@ -51,14 +51,12 @@ SELECT c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text,
        (SELECT pg_catalog.string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum)
-        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)"""
+TABLE_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 {_KEY}
-WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION} {{condition}}
-ORDER BY n.nspname, c.relname
-"""
+WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION}"""
 
-_REG_TYPES = frozenset(
+REG_TYPES = frozenset(
     {
         "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
         "regprocedure", "regrole", "regtype",
@@ -71,13 +69,15 @@ def read_tables(query: Query, oids: Iterable[int] | None = None) -> tuple[Table,
     condition = ""
     if oids is not None:
         condition = f"AND c.oid IN ({', '.join(str(oid) for oid in oids) or '0'})"
-    return tuple(_table(row) for row in query(_TABLES.format(condition=condition)))
+    rows = query(f"SELECT {TABLE_FIELDS} FROM {TABLE_SOURCE} {condition} ORDER BY n.nspname, c.relname")
+    return tuple(table_of(row) for row in rows)
 
 
-def _table(row: Sequence[Any]) -> Table:
+def table_of(row: Sequence[Any]) -> Table:
+    """A row of TABLE_FIELDS as a Table."""
     columns = tuple(_column(fields) for fields in json.loads(row[12] or "[]"))
     key = tuple(int(attnum) for attnum in row[10].split()[: row[11]]) if row[10] else ()
-    names_objects = any(column.base_type.lstrip("_") in _REG_TYPES for column in columns)
+    names_objects = any(column.base_type.lstrip("_") in REG_TYPES for column in columns)
     return Table(
         oid=row[0],
         schema_name=row[1],

@@ -47,6 +47,7 @@ def dump_schema(endpoint: Endpoint, database: str, snapshot: str, storage: Stora
     arguments = [
         "--schema-only", "--format=custom", "--compress=6", f"--snapshot={snapshot}", "--no-password",
         "--lock-wait-timeout=10s", "--no-subscriptions", "--quote-all-identifiers",
+        "--exclude-schema=spanvault",
     ]  # fmt: skip
     return _stored(["pg_dump", *arguments], connection_environment(endpoint, database), storage, key, path)
 

@@ -248,7 +248,7 @@ def _may_publish(connection: Connection, name: str) -> Check:
     owners = connection.execute(
         "SELECT DISTINCT pg_catalog.quote_ident(r.rolname), r.rolsuper FROM pg_catalog.pg_class c"
         " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner"
-        " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spanvault')"
         " AND NOT pg_catalog.pg_has_role(c.relowner, 'usage') ORDER BY 1"
     ).fetchall()
     if may_create and not owners:

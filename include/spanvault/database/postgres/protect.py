@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from spanvault.database.postgres import publication as publications
 from spanvault.database.postgres.blockers import wait_for_writers
 from spanvault.database.postgres.continuity import check
+from spanvault.database.postgres.ddl_log import may_publish
 from spanvault.database.postgres.holdings import PREFIX, Held, held, names
 from spanvault.database.postgres.publication import Owner, changed_tables, leave, mark
 from spanvault.database.postgres.server import Connection, insert_lsn
@@ -40,7 +41,8 @@ def hold(
     """Make or take over the protection of the connected database and return it with a safe start position.
 
     Idempotent. Every table of `tables` whose changes the log tells is in the publication afterwards. Others that were are
-    left alone (an older chain may need them), but for those that lost their identity: they leave at once. A slot that the
+    left alone (an older chain may need them), but for those that lost their identity: they leave at once. The DDL log is in
+    it too, where there is one. A slot that the
     server has given up, or that outlived its publication, is made anew, as the log in between cannot be had, and so is a
     publication whose options somebody altered; a chain that is to go on is tested by `check` before this.
 
@@ -57,6 +59,8 @@ def hold(
             drop_slot(connection, slot)  # a slot must never be older than its publication
         publications.drop(connection, publication)
         publications.create(connection, publication, logged)
+    if may_publish(connection):
+        publications.publish_ddl_log(connection, publication)
     mark(connection, publication, owner)
     ensure_slot(connection, slot, wait_seconds)
     start = insert_lsn(connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from psycopg import errors as pg_errors
@@ -16,6 +17,7 @@ from psycopg import sql
 
 from spanvault.database.postgres.blockers import blockers
 from spanvault.database.postgres.catalog import read_tables
+from spanvault.database.postgres.ddl_log import DDL_LOG
 from spanvault.database.postgres.server import Connection, scalar
 from spanvault.errors import BadInput, Busy, Refused
 from spanvault.model.base import Value
@@ -52,7 +54,7 @@ def mark(connection: Connection, publication: str, owner: Owner) -> None:
     """Write the owner and end of a protection, also as a sign of life.
 
     An end that is later, written by another run of the same collection, stays: a single backup with a short protection
-    must not take the log away from a schedule.
+    must not take the log away from a schedule. Raises Busy.
     """
     present = parse_owner(
         scalar(
@@ -63,9 +65,9 @@ def mark(connection: Connection, publication: str, owner: Owner) -> None:
     )
     if present is not None and present.collection_id == owner.collection_id:
         owner = owner.model_copy(update={"expires_at": _later(present.expires_at, owner.expires_at)})
-    connection.execute(
-        sql.SQL("COMMENT ON PUBLICATION {} IS {}").format(sql.Identifier(publication), sql.Literal(owner.model_dump_json()))
-    )
+    # With a DDL log a transaction that makes a table holds a lock on the publication until it ends.
+    statement = sql.SQL("COMMENT ON PUBLICATION {} IS {}")
+    _under_lock(connection, statement.format(sql.Identifier(publication), sql.Literal(owner.model_dump_json())))
 
 
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
@@ -121,6 +123,13 @@ def publish(connection: Connection, publication: str, tables: Sequence[Table]) -
         _under_lock(connection, statement)
 
 
+def publish_ddl_log(connection: Connection, publication: str) -> None:
+    """Let the table of the DDL log, which must be there, join the publication. Raises Busy, BadInput."""
+    statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE ONLY {}")
+    with suppress(pg_errors.DuplicateObject):
+        _under_lock(connection, statement.format(sql.Identifier(publication), sql.SQL(DDL_LOG)))
+
+
 def leave(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
     """Take these tables out of the publication; one that is not in it, or is dropped, is no error. Raises Busy, BadInput."""
     for table in tables:
@@ -148,8 +157,9 @@ def _under_lock(connection: Connection, statement: sql.Composed, tries: int = 6)
         except pg_errors.LockNotAvailable:
             if not left:
                 raise Busy(
-                    "A table could not join or leave the publication because others hold a lock on it (VACUUM, ANALYZE,"
-                    f" CREATE INDEX CONCURRENTLY or DDL); open writers: {blockers(connection)}. Start the backup again later."
+                    "A table could not join or leave the publication, or this be marked, because others hold a lock on it"
+                    f" (VACUUM, ANALYZE, CREATE INDEX CONCURRENTLY or DDL); open writers: {blockers(connection)}. Start the"
+                    " backup again later."
                 ) from None
             time.sleep(1)
         except pg_errors.InsufficientPrivilege as error:

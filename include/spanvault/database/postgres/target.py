@@ -40,7 +40,7 @@ _SETUP = f"""
         restore text REFERENCES {PROGRESS_SCHEMA}.restores ON DELETE CASCADE, unit text, rows int8 NOT NULL,
         PRIMARY KEY (restore, unit));
 """
-_SYSTEM_SCHEMAS = f"(nspname ~ '^pg_' OR nspname IN ('information_schema', '{PROGRESS_SCHEMA}'))"
+_SYSTEM_SCHEMAS = f"(nspname ~ '^pg_' OR nspname IN ('information_schema', '{PROGRESS_SCHEMA}', 'spanvault'))"
 _IN_THE_WAY = f"""
     WITH own AS (
         SELECT 'schema ' || nspname AS what, n.oid AS oid, 'pg_catalog.pg_namespace'::regclass AS class
