@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
@@ -27,13 +28,15 @@ def read_orphans(run: Run, entry: DatabaseSeal) -> None:
     for changes in entry.healed():
         if not changes.open_holes:
             continue
-        # After every change of the window, and before those of a following one.
-        place = Change(entry.snapshot.lsn, 0, _microseconds(entry), entry.changes.window.changes * 2 + 2)
+        # After every change of the window, and before those of a following one; each in a place of its own.
+        lsn, time, sequence = entry.snapshot.lsn, _microseconds(entry), entry.changes.window.changes * 2 + 2
         found = 0
         with reading(run, entry, changes.table) as session:
             for keys in _parts(changes.open_holes):
                 rows = read_by_key(session, changes, keys)
-                entry.changes.write(changes, [ChangeRow("U", place, values) for values in rows.values()])
+                places = (Change(lsn, 0, time, sequence + number) for number in itertools.count(found))
+                written = [ChangeRow("U", place, values) for place, values in zip(places, rows.values(), strict=False)]
+                entry.changes.write(changes, written)
                 found += len(rows)
         if found != len(changes.open_holes):
             raise StateUnknown(

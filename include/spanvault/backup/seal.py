@@ -106,7 +106,9 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     """Bring a database whose snapshot was taken before the cut up to the cut."""
     small = ChangeLog(run.storage, run.plan.subdir, run.plan.number, entry.name)
     small.track(changes.table for changes in entry.healed())
-    small.window.changes = entry.changes.window.changes + 1
+    # What follows lies behind every orphan, each of which has a place of its own.
+    orphans = max((len(changes.open_holes) for changes in entry.healed()), default=0)
+    small.window.changes = entry.changes.window.changes + 1 + orphans
     with peek(run.cluster.primary, entry.planned.protection, entry.snapshot.lsn, end) as messages:
         chunks = small.read_small(messages, entry.snapshot.lsn, end)
     follow(run, entry, small, chunks)

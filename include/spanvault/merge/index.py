@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from spanvault.errors import Damaged
 from spanvault.merge.scratch_database import ScratchDatabase, mask, numbered
 from spanvault.merge.segments import ChangeFile, below, read_rows
 from spanvault.merge.shapes import key_lists, key_type, key_values
@@ -34,6 +35,7 @@ class ChangeIndex:
 
     def __init__(self, database: ScratchDatabase, table: Table) -> None:
         self.database = database
+        self._table = table
         self.names = [f"k{place}" for place in range(len(table.key))]
         self.keys = ", ".join(self.names)
         self.truncated_at: int | None = None
@@ -90,6 +92,8 @@ class ChangeIndex:
     def _seal(self) -> None:
         if self._sealed:
             return
+        if self.database.number("SELECT count(*) - count(DISTINCT position) FROM change"):
+            raise Damaged(f"Two changes of {self._table.qualified} have one `_seq`; what is the last of a key cannot be told.")
         since = -1 if self.truncated_at is None else self.truncated_at
         self.database.query(
             f"CREATE TABLE last_change AS SELECT {self.keys}, max(position) AS position,"

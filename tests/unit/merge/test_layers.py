@@ -312,6 +312,17 @@ def test_long_values_are_filled_in_parts(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(batches) > 3
 
 
+def test_two_changes_in_one_place_mean_damage(tmp_path: Path) -> None:
+    """A row of another key in the same place would count as the last of its key, and come back."""
+    history = History(tmp_path, PLAIN)
+    history.base([(1, "x", 0), (2, "y", 0)])
+    history.changes([Change("U", 5, (1, "x", 5)), Change("U", 5, (2, "y", 5))], old=True)
+    history.layer()
+    history.changes([gone(1, 1)])
+    with pytest.raises(Damaged, match=r"Two changes of public\.t have one `_seq`"):
+        history.state()
+
+
 def test_a_source_that_was_removed_means_damage(tmp_path: Path) -> None:
     history = History(tmp_path, PLAIN)
     history.base([(1, "x", 0)])
