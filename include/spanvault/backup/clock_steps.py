@@ -28,14 +28,14 @@ class CommitTimes:
 
     def local(self, lsn: int, moment: datetime) -> datetime:
         """The time of a transaction of this server."""
-        if self._newest_lsn is not None and moment < self._newest - self._max_skew:
+        if self._newest_lsn is not None and self._newest - moment > self._max_skew:
             raise Refused(
                 f"The source's clock was set back: the commit at {Lsn(self._newest_lsn)} has the time"
                 f" {format_time(self._newest)}, and a later one at {Lsn(lsn)} {format_time(moment)}; no cut by time is"
                 " right across that. Take a backup without AS OF SYSTEM TIME and without revision history, or allow the step"
                 " by a larger max_clock_skew."
             )
-        if self._latest is not None and moment > self._latest + self._max_skew:
+        if self._latest is not None and moment - self._latest > self._max_skew:
             raise Refused(
                 f"The commit at {Lsn(lsn)} has the time {format_time(moment)}, which is later than the source's clock"
                 f" ({format_time(self._latest)}): the clock was wrong. Allow it by a larger max_clock_skew, or back up without"

@@ -10,6 +10,7 @@ from spanvault.backup.layer_seal import Ends, make_layers
 from spanvault.collection.chain import head
 from spanvault.collection.plans import create_plan
 from spanvault.database.postgres.snapshot import SealSnapshot
+from spanvault.errors import Refused
 from spanvault.model.cut import Cut
 from spanvault.model.manifest import PlannedDatabase, SealedLayer
 
@@ -39,4 +40,12 @@ def closing_layers(run: Run, snapshots: Sequence[tuple[PlannedDatabase, SealSnap
     create_plan(run.storage, plan)
     known = {entry.database.name for entry in parent.databases}
     wanted = [(planned, snapshot) for planned, snapshot in snapshots if planned.database.name in known]
-    return make_layers(replace(run, plan=plan, data=run.storage), parent, wanted, Ends((cut,), due=False, reads=False))
+    closing = replace(run, plan=plan, data=run.storage)
+    try:
+        return make_layers(closing, parent, wanted, Ends((cut,), due=False, reads=False))
+    except Refused as error:
+        # The source's clock was set: no time inside the layer would be right, its end is.
+        run.progress.note(f"{error} The chain before is closed without revision history.")
+        plain = plan.request.model_copy(update={"options": options.model_copy(update={"revision_history": False})})
+        without = replace(closing, plan=plan.model_copy(update={"request": plain}))
+        return make_layers(without, parent, wanted, Ends((cut,), due=False, reads=False))

@@ -21,7 +21,7 @@ from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, check
 from spanvault.database.postgres.server import identity
 from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Refused
-from spanvault.model.cut import format_time
+from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan, PlannedDatabase
 from spanvault.model.request import BackupRequest
 from spanvault.model.units import parse_duration
@@ -114,10 +114,15 @@ def require_whole(storage: Storage, newest: Manifest) -> None:
 def _uncovered(storage: Storage, parent: Manifest, request: BackupRequest, times: Sequence[datetime]) -> list[datetime]:
     if parent.request.target != request.target:
         raise BadInput(
-            f"The chain {parent.subdir} is a backup of something else ({parent.request_text}); an incremental names the same"
-            " targets as its full backup."
+            f"The chain {parent.subdir} is a backup of something else"
+            f" ({load_manifest(storage, parent.subdir).request_text}); an incremental names the same targets as its full backup."
         )
     wanted = [moment for moment in times if moment > parent.end.time]
+    if times and times[-1] < time_of_subdir(parent.subdir):
+        raise Refused(
+            f"A backup as of {format_time(times[-1])} cannot be had: the chain {parent.subdir} begins later, and what the source"
+            " held before is gone."
+        )
     if times and not wanted:
         raise AlreadyCovered(covered_by(storage, parent, times[-1]))
     return wanted

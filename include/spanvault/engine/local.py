@@ -24,7 +24,8 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
         warm_up()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
     total = sum(batch.estimated_bytes for batch in plan.batches)
-    context.progress.step("export", total_bytes=total, total_units=sum(len(batch.spans) for batch in plan.batches))
+    if plan.batches:
+        context.progress.step("export", total_bytes=total, total_units=sum(len(batch.spans) for batch in plan.batches))
     if processes and len(plan.batches) > 1 and request.options.workers > 1:
         _export_in_processes(context, cluster, request, plan)
     else:

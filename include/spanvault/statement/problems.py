@@ -51,7 +51,7 @@ def syntax_problem(text: str, error: UnexpectedInput) -> BadInput:
         accepts = set(error.allowed or ()) if isinstance(error, UnexpectedCharacters) else set()
         opening = next((quote for quote in ("'", '"', "/*") if text.startswith(quote, place)), None)
         found = f"{opening} that is never closed" if opening else repr(text[place : place + 1])
-    return problem(text, place, f"expected {_offered(text, accepts)}, found {found}")
+    return problem(text, place, f"expected {_offered(accepts)}, found {found}")
 
 
 def problem(text: str, place: int, sentence: str) -> BadInput:
@@ -101,13 +101,11 @@ def _found(text: str, token: Token, accepts: set[str]) -> str:
     return f"{name} (a string needs single quotes)" if "STRING" in accepts and token.type in {"WORD", "QUOTED"} else name
 
 
-def _offered(text: str, accepts: set[str]) -> str:
+def _offered(accepts: set[str]) -> str:
     hidden = set(_NOT_OFFERED)
     if {"LPAR", "STRING"} <= accepts:
         hidden.add("LPAR")
-    if "LATEST" in accepts:
+    if {"LATEST", "IN"} <= accepts:
         hidden.add("IN")
-    if re.match(r"\s*backup", text, re.IGNORECASE):
-        hidden |= {"AS", "IN", "LATEST"}
     names = sorted({_NAMES.get(terminal, terminal) for terminal in accepts - hidden}, key=lambda name: (name.islower(), name))
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) if names else "something else"

@@ -17,6 +17,7 @@ def fingerprint_sql(schema: str, table: str) -> str:
     )
 
 
+_OWN_PUBLICATIONS = "(SELECT oid FROM pg_catalog.pg_publication WHERE pubname ~ '^spanvault_')"
 _TEMPORARY = "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_')"
 _TEMPORARY_CLASS = f"(SELECT oid FROM pg_catalog.pg_class WHERE relnamespace IN {_TEMPORARY})"
 
@@ -33,19 +34,22 @@ _CATALOGS: dict[str, str] = {
     "pg_sequence": f"seqrelid NOT IN {_TEMPORARY_CLASS}",
     "pg_type": f"typnamespace NOT IN {_TEMPORARY}",
     "pg_proc": f"pronamespace NOT IN {_TEMPORARY}",
-    # Which column a sequence belongs to stands nowhere else.
+    # Which column a sequence belongs to, and what belongs to an extension, stands nowhere else.
     "pg_depend": (
-        "deptype = 'a' AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND refobjsubid > 0"
+        "deptype IN ('e', 'x') OR deptype = 'a' AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND refobjsubid > 0"
         f" AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid NOT IN {_TEMPORARY_CLASS}"
     ),
     "pg_namespace": "nspname !~ '^pg_(toast_)?temp_'",
-    "pg_description": "classoid <> 'pg_catalog.pg_publication'::pg_catalog.regclass",
+    "pg_description": f"classoid <> 'pg_catalog.pg_publication'::pg_catalog.regclass OR objoid NOT IN {_OWN_PUBLICATIONS}",
+    "pg_publication": f"oid NOT IN {_OWN_PUBLICATIONS}",
+    "pg_publication_rel": f"prpubid NOT IN {_OWN_PUBLICATIONS}",
+    "pg_publication_namespace": f"pnpubid NOT IN {_OWN_PUBLICATIONS}",
     **dict.fromkeys(
         (
             "pg_aggregate", "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion", "pg_default_acl",
             "pg_enum", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper", "pg_foreign_server",
-            "pg_foreign_table", "pg_language", "pg_opclass", "pg_operator", "pg_opfamily", "pg_partitioned_table",
-            "pg_policy", "pg_range", "pg_seclabel", "pg_statistic_ext", "pg_transform", "pg_ts_config",
+            "pg_foreign_table", "pg_init_privs", "pg_language", "pg_opclass", "pg_operator", "pg_opfamily",
+            "pg_partitioned_table", "pg_policy", "pg_range", "pg_seclabel", "pg_statistic_ext", "pg_subscription", "pg_transform", "pg_ts_config",
             "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_user_mapping",
         ),
         "true",
@@ -57,12 +61,20 @@ def catalog_fingerprint(query: Query) -> str:
     """A digest of the catalogs as the session's snapshot shows them; any DDL changes it, data changes do not.
 
     (xmin, ctid) name a row's version. TRUNCATE, VACUUM FULL and REFRESH change it too: false alarms that a retry
-    absorbs. Costs some 30 ms.
+    absorbs. Costs some 30 ms. Catalogs that the server does not have, or that the role may not read (nor may its pg_dump),
+    are left out.
     """
+    names = ", ".join(f"'{name}'" for name in _CATALOGS)
+    readable = query(
+        "SELECT relname::text FROM pg_catalog.pg_class WHERE relnamespace = 'pg_catalog'::pg_catalog.regnamespace"
+        f" AND relname IN ({names}) AND pg_catalog.has_table_privilege(oid, 'SELECT')"
+    )
+    found = {row[0] for row in readable}
     pieces = [
         f"SELECT '{name}' AS c, count(*) AS n, sum(pg_catalog.hashtextextended(c.xmin::text || c.ctid::text, 0)::numeric) AS h"
         f" FROM pg_catalog.{name} c WHERE {condition}"
         for name, condition in _CATALOGS.items()
+        if name in found
     ]
     rows = query(
         "SELECT pg_catalog.md5(pg_catalog.string_agg(c || ':' || n || ':' || coalesce(h, 0), ',' ORDER BY c)) FROM ("
