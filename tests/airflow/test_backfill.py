@@ -31,7 +31,7 @@ from spanvault.model.target import DatabaseTarget
 from tests.kit.airflow import AirflowApi, AirflowMetadata
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
-pytestmark = pytest.mark.timeout(900)  # dozens of tasks, of some seconds each on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # dozens of tasks, of some seconds each on a busy machine
 
 DAG_ID = "seconds"
 INTERVAL = timedelta(seconds=2)

@@ -17,6 +17,7 @@ ROWS = 50_000
 CHUNK = 8 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", [False, True], ids=["last changes", "revision history"])
 def test_one_large_transaction_in_segments(database: TestDatabase, tmp_path: Path, history: bool) -> None:
     """200,000 changes in one transaction: inserts, updates twice, key changes that come to rest on other rows' keys."""

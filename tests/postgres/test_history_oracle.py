@@ -20,7 +20,7 @@ def archiving() -> Iterator[tuple[PostgresServer, Recovery]]:
         yield both
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_cuts_equal_postgresqls_own_recovery(archiving: tuple[PostgresServer, Recovery], tmp_path: Path, seed: int) -> None:
     server, recovery = archiving
     with fresh_database(server) as database:
