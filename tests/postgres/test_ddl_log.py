@@ -10,12 +10,17 @@ import pytest
 
 from spanvault.database.postgres import ddl_log
 from spanvault.database.postgres.connect import connect
-from spanvault.engine.maintenance import uninstall
+from spanvault.engine.context import Context
+from spanvault.engine.maintenance import collection_check, uninstall
+from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BadInput, Refused
-from spanvault.model.manifest import Manifest
+from spanvault.model.cut import Lsn
+from spanvault.model.manifest import Manifest, ManifestTable
+from spanvault.model.request import RestoreOptions, RestoreRequest
+from spanvault.model.target import DatabaseTarget
 from tests.kit.command_line import spanvault
-from tests.kit.harness import Backup
-from tests.kit.servers import TestDatabase
+from tests.kit.harness import Backup, Notes
+from tests.kit.servers import TestDatabase, drop_database
 
 ENTRIES = "select tag, event, identity from spanvault.ddl_log order by id"
 LEFT = "select (select count(*) from pg_event_trigger), (select count(*) from pg_namespace where nspname = 'spanvault')"
@@ -256,3 +261,247 @@ def test_an_open_transaction_that_made_a_table_lets_others_make_theirs(logged: B
         session.commit()
     assert logged.rows(logged.increment(), "quick") == []
     assert {"slow", "quick"} <= published(database)
+
+
+def rows_everywhere(backup: Backup, manifest: Manifest, table: str) -> None:
+    """The layer's end holds what the source has now."""
+    assert backup.rows(manifest, table) == backup.source_rows(table)
+
+
+@pytest.mark.parametrize("history", [False, True], ids=["last changes", "revision history"])
+def test_columns_are_split_where_the_ddl_stands_among_the_changes(logged: Backup, history: bool) -> None:
+    database = logged.database
+    database.execute("create table t (id int primary key, c int default 1, v text)")
+    database.execute("insert into t select i, i, 'v' || i from generate_series(1, 100) i")
+    logged.increment(revision_history=history)
+    database.execute(
+        "begin; update t set c = 99 where id < 40; alter table t drop c; update t set v = 'between' where id between 20 and 30;"
+        "alter table t add c int default 5; update t set c = 6 where id in (10, 50); commit"
+    )
+    manifest = logged.increment(revision_history=history)
+    rows_everywhere(logged, manifest, "t")
+    assert logged.capture(manifest, "t") == "log"
+    entry = table_entry(manifest, "t")
+    assert entry.basis == 1
+    database.execute("alter table t rename c to d; alter table t rename v to c; update t set c = 'now v', d = 7 where id = 11")
+    database.execute("alter table t add passing int; update t set passing = 1; alter table t drop passing")
+    third = logged.increment(revision_history=history)
+    rows_everywhere(logged, third, "t")
+    assert logged.capture(third, "t") == "log"
+
+
+def table_entry(manifest: Manifest, name: str) -> ManifestTable:
+    entry = manifest.databases[0]
+    oid = next(table.oid for table in entry.database.tables if table.name == name)
+    return next(table for table in entry.tables if table.oid == oid)
+
+
+class Times:
+    """Positions between the statements of an application, and what its tables held there."""
+
+    def __init__(self, backup: Backup) -> None:
+        self.backup = backup
+        self.seen: list[tuple[Lsn, dict[str, list[str]]]] = []
+
+    def after(self, statement: str, *tables: str) -> Lsn:
+        """Run a statement; the position behind it, and the rows there."""
+        self.backup.database.execute(statement)
+        ((position,),) = self.backup.database.execute("select pg_current_wal_insert_lsn()::text")
+        self.seen.append((Lsn.parse(position), {table: self.backup.source_rows(table) for table in tables}))
+        return self.seen[-1][0]
+
+    def assert_equal(self, manifest: Manifest) -> None:
+        """Each position gives what the tables held."""
+        for position, tables in self.seen:
+            for table, rows in tables.items():
+                assert self.backup.rows(manifest, table, at=position) == rows, f"{table} at {position}"
+
+
+def restored(backup: Backup, at: Lsn, *tables: str) -> dict[str, list[str]]:
+    """The rows of tables of a database restored to a position. Raises what the restore raises."""
+    target = TestDatabase(backup.database.server, f"{backup.database.name}_r")
+    options = RestoreOptions(new_db_name=target.name)
+    whole = DatabaseTarget(names=(backup.database.name,))
+    request = RestoreRequest(target=whole, collection=backup.uri, as_of=at, options=options)
+    try:
+        run_restore(Context(progress=Notes()), backup.database.cluster, request, processes=False)
+        return {table: [row[0] for row in target.execute(f"select t::text from {table} t order by 1")] for table in tables}
+    finally:
+        drop_database(backup.database.server, target.name)
+
+
+def test_a_new_table_is_followed_from_its_birth(logged: Backup) -> None:
+    big = "string_agg(md5(random()::text), '') from generate_series(1, 400)"
+    times = Times(logged)
+    before = times.after("insert into first values (1)", "first")
+    logged.database.execute("create table fresh (id int primary key, v text, n int)")
+    logged.database.execute("alter table fresh alter v set storage external")
+    times.after(f"insert into fresh select i, (select {big} where i > 0), i from generate_series(1, 50) i", "fresh", "first")
+    times.after("update fresh set n = 0 where id < 9; update fresh set id = 900 where id = 4", "fresh")
+    times.after("begin; create table empty (id int primary key); delete from fresh where id = 5; commit", "fresh", "empty")
+    times.after("truncate fresh; insert into fresh values (1, 'again', 1)", "fresh", "empty")
+    manifest = logged.increment(revision_history=True)
+    assert logged.capture(manifest, "fresh") == logged.capture(manifest, "empty") == "log", "not read whole"
+    entry = table_entry(manifest, "fresh")
+    assert (entry.basis, entry.rows, entry.rows_exact, entry.shape_since) == (1, 1, True, None)
+    assert before < entry.since < times.seen[1][0]
+    times.assert_equal(manifest)
+    logged.database.execute("update fresh set n = 7; insert into empty values (3)")
+    later = logged.increment()
+    rows_everywhere(logged, later, "fresh")
+    rows_everywhere(logged, later, "empty")
+    assert table_entry(later, "fresh").basis == 1
+    with pytest.raises(Refused, match=r"no rows as of .* of public\.empty \(restorable from .*public\.fresh"):
+        restored(logged, before, "first")
+    findings = collection_check(logged.context, logged.uri, "checksums")
+    assert [row["outcome"] for row in findings.dicts()] == ["pass"] * len(findings.rows)
+
+
+def test_a_new_table_is_restored_at_moments_since_its_birth(logged: Backup) -> None:
+    times = Times(logged)
+    before = times.after("insert into first values (1)")
+    logged.database.execute("create table fresh (id int primary key, v text)")
+    times.after("insert into fresh select i, 'v' || i from generate_series(1, 50) i", "fresh", "first")
+    times.after("delete from fresh where id > 20; alter table fresh add late text default 'x'", "fresh", "first")
+    times.after("update fresh set late = v", "fresh", "first")
+    logged.increment(revision_history=True)
+    with pytest.raises(Refused, match=r"no rows as of .* of public\.fresh \(restorable from "):
+        restored(logged, before)
+    with pytest.raises(Refused, match=r"of public\.fresh \(its columns changed there; restorable from "):
+        restored(logged, times.seen[1][0])
+    for position, rows in times.seen[2:]:
+        assert restored(logged, position, "fresh", "first") == rows
+
+
+def test_moments_on_both_sides_of_columns_that_were_added_and_renamed(logged: Backup) -> None:
+    times = Times(logged)
+    logged.database.execute("create table t (id int primary key, c int)")
+    logged.database.execute("insert into t select i, i from generate_series(1, 30) i")
+    logged.increment(revision_history=True)
+    first = times.after("update t set c = 0 where id < 5", "t")
+    times.after("alter table t rename c to d; alter table t add e text default 'e e'; alter table t add f int", "t")
+    times.after("update t set d = 1, f = 2 where id < 9; delete from t where id = 3", "t")
+    manifest = logged.increment(revision_history=True)
+    assert logged.capture(manifest, "t") == "log"
+    assert restored(logged, first, "t")["t"] == [row.removesuffix(")") + ',"e e",)' for row in times.seen[0][1]["t"]]
+    for position, rows in times.seen[1:]:
+        assert restored(logged, position, "t") == rows
+    assert table_entry(logged.increment(), "t").shape_since == table_entry(manifest, "t").shape_since
+
+
+def test_moments_on_both_sides_of_a_dropped_column(logged: Backup) -> None:
+    times = Times(logged)
+    logged.database.execute("create table t (id int primary key, c int, v text)")
+    logged.database.execute("insert into t select i, i, 'v' || i from generate_series(1, 30) i")
+    logged.increment(revision_history=True)
+    times.after("update t set c = 0 where id < 5", "t")
+    times.after("alter table t rename c to d; update t set d = 3 where id = 9", "t")
+    times.after(
+        "begin; update t set v = 'gone' where id = 2; alter table t drop v; update t set d = 4 where id = 10; commit", "t"
+    )
+    times.after("update t set d = 1 where id = 11; delete from t where id = 3", "t")
+    manifest = logged.increment(revision_history=True)
+    assert logged.capture(manifest, "t") == "log"
+    for position, _ in times.seen[:2]:
+        with pytest.raises(Refused, match=r"of public\.t \(its columns changed there; restorable from "):
+            restored(logged, position)
+    for position, rows in times.seen[2:]:
+        assert restored(logged, position, "t") == rows
+    since = table_entry(manifest, "t").shape_since
+    assert since is not None
+    assert restored(logged, since, "t") == times.seen[2][1]
+
+
+def test_tables_whose_first_rows_precede_their_publication_are_read_whole(logged: Backup) -> None:
+    database = logged.database
+    for statement in (
+        "create table filled as select i as id from generate_series(1, 9) i; alter table filled add primary key (id)",
+        "begin; create table late (id int not null); insert into late values (1); alter table late add primary key (id); commit",
+        "create table retyped (id int primary key, v int); insert into retyped values (1, 1)",
+        "alter table retyped alter v type text",
+        "create table again (id int primary key); insert into again values (1)",
+    ):
+        database.execute(statement)
+    (publication,) = database.execute("select pubname from pg_publication")[0]
+    database.execute(f"alter publication {publication} drop table again; insert into again values (2)")
+    database.execute(f"alter publication {publication} add table again")
+    manifest = logged.increment()
+    for table in ("filled", "late", "retyped", "again"):
+        assert logged.capture(manifest, table) == "exact", table
+        rows_everywhere(logged, manifest, table)
+
+
+def test_a_table_that_lost_its_key_goes_on(logged: Backup) -> None:
+    database = logged.database
+    database.execute("create table t (id int primary key, v int); insert into t values (1, 1)")
+    rows_everywhere(logged, logged.increment(), "t")
+    database.execute("alter table t drop constraint t_pkey; update t set v = 2")
+    rows_everywhere(logged, logged.increment(), "t")
+    database.execute("alter table t add primary key (id); update t set v = 3")
+    rows_everywhere(logged, logged.increment(), "t")
+    database.execute("update t set v = 4")
+    manifest = logged.increment()
+    rows_everywhere(logged, manifest, "t")
+    assert logged.capture(manifest, "t") == "log"
+
+
+def test_a_chain_that_began_before_the_installation(database: TestDatabase, tmp_path: Path) -> None:
+    database.execute("create table t (id int primary key, c int); insert into t values (1, 1), (2, 2)")
+    backup = Backup(database, tmp_path / "collection")
+    backup.take()
+    database.execute("update t set c = 9 where id = 1")
+    install(database)
+    database.execute("alter table t drop c; alter table t add c int default 5; update t set c = 6 where id = 2")
+    database.execute("create table fresh (id int primary key); insert into fresh values (1)")
+    first = backup.increment()
+    rows_everywhere(backup, first, "t")
+    rows_everywhere(backup, first, "fresh")
+    database.execute("alter table t drop c; alter table t add c int default 7; update t set c = 8 where id = 1")
+    database.execute("create table later (id int primary key); insert into later values (1)")
+    second = backup.increment()
+    for table in ("t", "fresh", "later"):
+        rows_everywhere(backup, second, table)
+        assert backup.capture(second, table) == "log"
+    with connect(database.endpoint) as connection:
+        ddl_log.remove(connection)
+    database.execute("alter table t drop c; alter table t add c int default 4; update t set c = 3 where id = 1")
+    rows_everywhere(backup, backup.increment(), "t")
+
+
+@pytest.mark.parametrize("unseen", ["alter table t drop c", "alter table t add c int default 5", "both"])
+def test_commands_that_the_log_missed_show(logged: Backup, unseen: str) -> None:
+    database = logged.database
+    database.execute("create table t (id int primary key, c int, d int); insert into t values (1, 1, 1), (2, 2, 2)")
+    logged.increment()
+    database.execute("update t set c = 9 where id = 1")
+    for statement in ("alter table t drop c", "alter table t add c int default 5", "alter table t rename d to e"):
+        off = unseen in {statement, "both"} and "rename" not in statement
+        triggers = ("spanvault_ddl_command_end", "spanvault_sql_drop") if off else ()
+        for trigger in triggers:
+            database.execute(f"alter event trigger {trigger} disable")
+        database.execute(statement)
+        for trigger in triggers:
+            database.execute(f"alter event trigger {trigger} enable always")
+        database.execute("update t set id = id + 10 where id = 2")
+    manifest = logged.increment()
+    rows_everywhere(logged, manifest, "t")
+    assert logged.capture(manifest, "t") == "exact"
+
+
+def test_layers_that_end_at_a_time_before_the_last_command(logged: Backup) -> None:
+    database = logged.database
+    database.execute("create table t (id int primary key, c int); insert into t select i, i from generate_series(1, 9) i")
+    logged.increment()
+    database.execute("update t set c = 0 where id = 1; alter table t add d int default 3; update t set d = 4 where id = 2")
+    database.execute("create table early (id int primary key); insert into early values (1)")
+    ((due,),) = database.execute("select clock_timestamp()")
+    database.execute("update t set c = 8 where id = 3; alter table t drop c; alter table t add c int default 6")
+    database.execute("create table late (id int primary key); insert into late values (1); insert into early values (2)")
+    database.execute("update t set c = 7 where id = 5; alter table t drop d")
+    layer = logged.increment(as_of=due, revision_history=True)
+    assert logged.rows(layer, "early") == ["(1)"]
+    assert logged.capture(layer, "early") == "log"
+    database.execute("update t set c = 5 where id = 6; insert into late values (2); delete from early")
+    last = logged.increment(revision_history=True)
+    for table in ("t", "early", "late"):
+        rows_everywhere(logged, last, table)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from spanvault.backup.captured import CapturedDatabase
+from datetime import datetime, timedelta
+
+from spanvault.backup.captured import CapturedDatabase, query_of
 from spanvault.backup.context import Run
 from spanvault.backup.layer_log import LayerLog, LayerPart, TableTotals
 from spanvault.backup.sealing import has_user_types
+from spanvault.backup.shape_log import ShapeChain, ShapeLog, chain_between, chain_from_birth
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.ddl_log import DdlRow, read_rows, table_oid
 from spanvault.database.postgres.protect import changed_tables
 from spanvault.database.postgres.snapshot import SealSnapshot
 from spanvault.model.cut import Lsn
-from spanvault.model.manifest import ManifestDatabase, ManifestTable, PlannedDatabase
+from spanvault.model.manifest import ManifestDatabase, ManifestTable, PlannedDatabase, Protection
 from spanvault.model.schema import Table
+
+_LONGEST_DDL = timedelta(days=1)  # a transaction with DDL that was open for longer: its tables are read whole
 
 
 class LayerCapture(CapturedDatabase):
     """A database whose layer builds on `parent` (None: the database is new). `continued` are the tables whose rows follow
-    from the parent's and the log."""
+    from the parent's and the log, `born` those of which the log has every row; `chains` are the shapes that the DDL log,
+    the table `ddl_log`, tells of both."""
 
     def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, parent: ManifestDatabase | None) -> None:
         super().__init__(run, planned, snapshot)
@@ -27,6 +34,12 @@ class LayerCapture(CapturedDatabase):
         self.entries = {entry.oid: entry for entry in parent.tables} if parent else {}
         self._types_moved = parent is None or self.types_version != parent.types_version
         self.continued = {table.oid: table for table in self.tables if self._continues(table)}
+        self.ddl_log: int | None = None
+        self.chains: dict[int, ShapeChain] = {}
+        self.born: dict[int, Table] = {}
+        self._births: dict[int, Lsn] = {}
+        self._shape_since: dict[int, Lsn] = {}
+        self._settled: dict[int, bool] = {}
         self.unchanged: set[int] = set()
         self.skipped: set[int] = set()
 
@@ -53,29 +66,89 @@ class LayerCapture(CapturedDatabase):
         )
         return same and not (self._types_moved and has_user_types(table))
 
+    def read_shapes(self, start: datetime) -> None:
+        """Read from the DDL log, if the change log has carried it since the parent, how shapes changed since `start`, and
+        which tables were born since."""
+        query = query_of(self.snapshot.holder)
+        ddl_log = table_oid(query)
+        if ddl_log is None or self.parent is None or ddl_log not in _carried(self.parent.protection, self.planned.protection):
+            return
+        self.ddl_log = ddl_log
+        moved = {oid for oid, table in self.continued.items() if self.shapes[oid].fingerprint() != table.fingerprint()}
+        new = {table.oid: table for table in self.readable_tables() if self._may_be_born(table)}
+        rows: dict[int, list[DdlRow]] = {}
+        for row in read_rows(query, moved | new.keys(), start - _LONGEST_DDL):
+            rows.setdefault(row.shape.oid, []).append(row)
+        joined = self.planned.protection.rows
+        for oid, own in rows.items():
+            if oid in moved:
+                chain = chain_between(self.shapes[oid], own, self.continued[oid])
+            else:
+                chain = chain_from_birth(own, new[oid], [row for row in joined if row.table_oid == oid])
+                self.born |= {oid: new[oid]} if chain else {}
+            if chain is not None:
+                self.chains[oid] = chain
+
+    def _may_be_born(self, table: Table) -> bool:
+        return table.capture == "log" and table.oid not in self.continued and not (self._types_moved and has_user_types(table))
+
     def introduced(self) -> list[Table]:
         """The tables that must be read whole, as far as is known before the log is read."""
-        done = self.continued.keys() | self.unchanged | self.skipped
+        done = self.continued.keys() | self.born.keys() | self.unchanged | self.skipped
         return [table for table in self.readable_tables() if table.oid not in done]
 
     def not_explained(self, log: LayerLog, endpoint: Endpoint) -> list[Table]:
-        """The tables among `continued` that the log turned out not to tell: they are taken out.
+        """The tables among `continued` and `born` that the log turned out not to tell: they are taken out.
 
         A rewrite changes rows without a change in the log, and shows as another file. Only a TRUNCATE explains one, and
         only if no column was altered as well: the rewrite may have come after it.
         """
         with connect(endpoint, self.name, purpose="seal") as connection:
             changed = changed_tables(connection, self.parent.protection) if self.parent else set()
+            left = changed_tables(connection, self.planned.protection)
         distrusted = set(self.continued) if changed is None else changed
-        found = []
+        if self.ddl_log in distrusted:
+            distrusted |= self.chains.keys()
+        found = self._not_born(log, set(self.born) if left is None or self.ddl_log in distrusted else left)
         for oid, table in list(self.continued.items()):
-            before = self.shapes[oid]
-            truncated = any(part.tables[oid].truncated for part in log.parts if oid in part.tables)
-            explained = truncated and before.attributes_version == table.attributes_version
-            moved = before.filenode != table.filenode and not explained
-            if oid in distrusted or oid in log.reshaped or moved:
+            if oid in distrusted or oid in log.reshaped or self._rewritten(self.shapes[oid], table, log):
                 found.append(self.continued.pop(oid))
+        self._note_shapes(log.shapes)
         return found
+
+    def _not_born(self, log: LayerLog, distrusted: set[int]) -> list[Table]:
+        """The tables among `born` whose first row the window does not have, or whose rows moved without a change in the
+        log: they are taken out."""
+        found = []
+        for oid, table in list(self.born.items()):
+            rewritten = self._rewritten(self.chains[oid].first, table, log)
+            if oid in distrusted or oid in log.reshaped or rewritten or oid not in log.shapes.births:
+                found.append(self.born.pop(oid))
+        return found
+
+    def _rewritten(self, first: Table, table: Table, log: LayerLog) -> bool:
+        """Whether the table's rows were moved to another file since `first`, and not only by a TRUNCATE behind the last
+        change of its columns."""
+        oid = table.oid
+        last = first
+        for step in self.chains[oid].steps if oid in self.chains else ():
+            last = step.shape
+            if last.filenode != first.filenode:
+                return True
+        truncated = any(part.tables[oid].truncated for part in log.parts if oid in part.tables)
+        explained = truncated and last.attributes_version == table.attributes_version
+        return last.filenode != table.filenode and not explained
+
+    def _note_shapes(self, shapes: ShapeLog) -> None:
+        """Where the tables were born, and since when they have their shape. That of a born one which changes behind the
+        last end holds where it was seen."""
+        self._births = shapes.births
+        for oid in self.chains:
+            self._settled[oid] = shapes.complete(oid)
+            if oid in self.born and not shapes.complete(oid):
+                self._shape_since[oid] = self.snapshot.lsn
+            elif (since := shapes.moved(oid)) is not None:
+                self._shape_since[oid] = since
 
     def layer_entry(self, part: LayerPart, *, last: bool) -> ManifestDatabase:
         """The database's part of the manifest of the layer that `part` is of. Later calls build on the tables of earlier
@@ -89,8 +162,10 @@ class LayerCapture(CapturedDatabase):
     def _table(self, table: Table, part: LayerPart, *, last: bool) -> ManifestTable | None:
         totals = part.tables.get(table.oid, TableTotals())
         before = self.entries.get(table.oid)
-        if table.oid in self.continued and before is not None:
-            return self._continued(before, totals, table, part.end)
+        if table.oid in self.born and (before is None or before.basis is None):
+            before = self._at_birth(table, part)
+        if before is not None and (table.oid in self.continued or table.oid in self.born):
+            return self._continued(before, totals, table, part.end) if before.basis is not None else before
         if table.oid in self.exact and last:
             return self._read(table, totals, part)
         if table.oid in self.unchanged and before is not None:
@@ -101,6 +176,20 @@ class LayerCapture(CapturedDatabase):
             return None
         since = self.snapshot.lsn
         return ManifestTable(oid=table.oid, rows=0, rows_exact=False, bytes=0, as_of=since, basis=None, since=since)
+
+    def _at_birth(self, table: Table, part: LayerPart) -> ManifestTable:
+        """The table when it was made: without a row. A layer that ends before does not have it."""
+        birth = self._births[table.oid]
+        basis = part.number if birth < part.end else None
+        return ManifestTable(oid=table.oid, rows=0, rows_exact=basis is not None, bytes=0, as_of=birth, basis=basis, since=birth)
+
+    def _shaped_since(self, before: ManifestTable, table: Table, end: Lsn) -> Lsn | None:
+        if table.oid in self._shape_since:
+            since = self._shape_since[table.oid]
+            return since if since <= end or table.oid in self.born else None
+        shape = self.shapes.get(table.oid)
+        same = shape is not None and shape.fingerprint() == table.fingerprint()
+        return before.shape_since if self._settled.get(table.oid, same) else None
 
     def _continued(self, before: ManifestTable, totals: TableTotals, table: Table, end: Lsn) -> ManifestTable:
         proof = self.fingerprints.get(table.oid)
@@ -115,6 +204,7 @@ class LayerCapture(CapturedDatabase):
             basis=before.basis,
             since=before.since,
             changes=totals.changes,
+            shape_since=self._shaped_since(before, table, end),
             fingerprint=proof,
         )
 
@@ -132,3 +222,9 @@ class LayerCapture(CapturedDatabase):
             changes=totals.changes,
             fingerprint=None if totals.changes else proof,
         )
+
+
+def _carried(before: Protection, now: Protection) -> set[int]:
+    """The tables that were in the publication all the time between the two."""
+    same = (before.publication_oid, before.publication_xmin) == (now.publication_oid, now.publication_xmin)
+    return {row.table_oid for row in set(before.rows) & set(now.rows)} if same else set()

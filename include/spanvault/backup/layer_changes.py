@@ -40,13 +40,21 @@ class Row(NamedTuple):
 class LayerChanges:
     """Gathers a table's changes; a `pgoutput.TableSink`.
 
-    `known` are the table's shapes before, newest last; `table` is the one that is written. Changes before `since` are not
+    `known` are the table's shapes before, newest last, and `told` the one that the log begins with, if the DDL log says so
+    (`reshape` tells the next); `table` is the one that is written. Changes before `since` are not
     looked at: the rows that the layer builds on are younger. With `revisions` every change is kept, else the last of each
     key. `reshaped` says that the log's columns could not be told apart: the table must be read anew.
     """
 
     def __init__(
-        self, known: Sequence[Table], table: Table, since: int, *, revisions: bool, on_growth: Callable[[int], None]
+        self,
+        known: Sequence[Table],
+        table: Table,
+        since: int,
+        *,
+        revisions: bool,
+        on_growth: Callable[[int], None],
+        told: Table | None = None,
     ) -> None:
         self.table = table
         self.reshaped = False
@@ -56,13 +64,17 @@ class LayerChanges:
         self._on_growth = on_growth
         self._counted = table.capture == "count"
         self._revisions = revisions or self._counted
-        self._map = RelationMap(known, table)
+        self._map = RelationMap(known, table, told)
         self._columns = table.data_columns
         place = {column.attnum: index for index, column in enumerate(self._columns)}
         self._key_places = () if self._counted else tuple(place[attnum] for attnum in table.key)
         self._newest: dict[Key, Row] = {}
         self._kept: list[Row] = []
         self._truncation: Change | None = None
+
+    def reshape(self, shape: Table) -> None:
+        """The DDL log says that the tuples that follow have this shape."""
+        self._map.take(shape)
 
     def relation(self, columns: list[str], identity: set[int]) -> None:
         """The columns of the tuples that follow."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from spanvault.backup.change_files import ChangeFiles
 from spanvault.backup.changelog import collector_paused
 from spanvault.backup.clock_steps import CommitTimes
 from spanvault.backup.layer_changes import LayerChanges
+from spanvault.backup.shape_log import ShapeChain, ShapeLog
 from spanvault.collection.commits import CommitsWriter
 from spanvault.database.postgres.pgoutput import TableSink, commit_time, decode
 from spanvault.database.postgres.pgoutput import Window as DecodedWindow
@@ -85,6 +86,8 @@ class LayerLog:
         self._at = 0
         self._held_bytes = self._transactions = 0
         self._tables: dict[int, LayerChanges] = {}
+        self._ddl_log: int | None = None
+        self.shapes = ShapeLog({}, lambda oid, shape: None)
         self._files = self._change_files()
         self._times = CommitTimes(place.start_time, place.max_clock_skew)
         self._commits: CommitsWriter | None = None
@@ -97,18 +100,28 @@ class LayerLog:
         self._newest_time: datetime | None = None
         self._last: tuple[int, int, datetime] | None = None
 
-    def track(self, known: Sequence[Table], table: Table, since: Lsn) -> None:
-        """Follow a table from `since` on; the changes of tables that are not followed are skipped."""
-        self._tables[table.oid] = LayerChanges(known, table, since, revisions=self._place.revisions, on_growth=self._grow)
+    def track(self, known: Sequence[Table], table: Table, since: Lsn, told: Table | None = None) -> None:
+        """Follow a table from `since` on; the changes of tables that are not followed are skipped. `told`: the shape that
+        the DDL log begins with."""
+        self._tables[table.oid] = LayerChanges(
+            known, table, since, revisions=self._place.revisions, on_growth=self._grow, told=told
+        )
+
+    def follow_shapes(self, ddl_log: int, chains: Mapping[int, ShapeChain]) -> None:
+        """Read the shapes of these tables, which are tracked, from the changes of the DDL log's table."""
+        self._ddl_log = ddl_log
+        self.shapes = ShapeLog(chains, lambda oid, shape: self._tables[oid].reshape(shape))
 
     @property
     def reshaped(self) -> set[int]:
         """The tables whose columns the log could not tell."""
-        return {oid for oid, changes in self._tables.items() if changes.reshaped}
+        return {oid for oid, changes in self._tables.items() if changes.reshaped} | self.shapes.broken
 
     def read(self, messages: Iterable[bytes]) -> None:
         """Decode it all and write it out. Raises BrokenChain when the log is not the one that the last layer was made of."""
         sinks: dict[int, TableSink] = dict(self._tables)
+        if self._ddl_log is not None:
+            sinks[self._ddl_log] = self.shapes
         with collector_paused(), self._commits_stack:
             self._open_commits()
             decode(self._flushing(messages), sinks, self.parts[0].start, self.parts[-1].end, DecodedWindow(), self)

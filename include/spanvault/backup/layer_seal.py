@@ -128,8 +128,14 @@ def _database(
 ) -> tuple[list[LayerPart], list[list[DataFile]]]:
     """One database's parts of the layers, and their files."""
     log = LayerLog(_place(run, capture, parent), first_number, parent.end.lsn, ends)
+    capture.read_shapes(parent.start.time)
     for oid, table in capture.continued.items():
-        log.track([capture.shapes[oid]], table, capture.entries[oid].since)
+        before = capture.shapes[oid]
+        log.track([before], table, capture.entries[oid].since, told=before if oid in capture.chains else None)
+    for oid, table in capture.born.items():
+        log.track([], table, parent.end.lsn, told=capture.chains[oid].first)
+    if capture.ddl_log is not None:
+        log.follow_shapes(capture.ddl_log, capture.chains)
     if reads:
         settle_keyless(run, capture)
     whole = capture.introduced() if reads else []

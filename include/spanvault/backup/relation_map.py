@@ -2,7 +2,8 @@
 
 A Relation message names the columns of the tuples that follow, in attnum order, and nothing more. Columns that were
 added, dropped or renamed are told apart by name: as long as each name means one attnum in all shapes that are known, and
-the order fits. Anything else means that the table must be read anew.
+the order fits. Where the DDL log tells the shape, it must be exactly that one. Anything else means that the table must be
+read anew.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ class KeyPlaces(NamedTuple):
 
 
 class RelationMap:
-    """Maps the log's tuples onto the columns of `table`; `known` are its shapes before.
+    """Maps the log's tuples onto the columns of `table`; `known` are its shapes before. `told` is the present shape, where
+    it is known (see `take`).
 
     `places` is the present mapping: for each data column of `table` its place in the tuple, -1 if the tuple is older than
     the column; None if tuple and table have the same columns.
     """
 
-    def __init__(self, known: Sequence[Table], table: Table) -> None:
+    def __init__(self, known: Sequence[Table], table: Table, told: Table | None = None) -> None:
         self._table = table
+        self._told = told
         self._columns = table.data_columns
         self._attnums = _attnums((*known, table))
         self._missing: list[Value] = [_encoded(column.missing_text) for column in self._columns]
@@ -37,11 +40,14 @@ class RelationMap:
         own = [column.attnum for column in self._columns]
         self.key_places = self._key_places(own)
 
+    def take(self, shape: Table) -> None:
+        """From here on the log's tuples have this shape."""
+        self._told = shape
+
     def use(self, names: Sequence[str], identity: set[int]) -> bool:
         """Take the columns of a Relation message; False if they cannot be told."""
-        found = [self._attnums.get(name) for name in names]
-        attnums = [attnum for attnum in found if attnum is not None]
-        if len(attnums) != len(found) or attnums != sorted(set(attnums)):
+        attnums = self._attnums_of(names)
+        if attnums is None:
             return False
         if not set(self._table.key) <= set(attnums) or not self._is_identity({attnums[place] for place in identity}, attnums):
             return False
@@ -50,6 +56,14 @@ class RelationMap:
         self.places = None if places == tuple(range(len(attnums))) else places
         self.key_places = self._key_places(attnums)
         return True
+
+    def _attnums_of(self, names: Sequence[str]) -> list[int] | None:
+        if self._told is not None:
+            columns = self._told.data_columns
+            return [column.attnum for column in columns] if [column.name for column in columns] == list(names) else None
+        found = [self._attnums.get(name) for name in names]
+        attnums = [attnum for attnum in found if attnum is not None]
+        return attnums if len(attnums) == len(found) and attnums == sorted(set(attnums)) else None
 
     def values(self, message: bytes, at: int) -> list[Value]:
         """The tuple's values as data columns of the table; columns that are younger have the value that such rows have."""

@@ -181,7 +181,8 @@ class ManifestTable(Value):
 
     `basis` is the number of the layer that holds the table whole, as of `since`; this and the layers between hold its
     changes from `since` on. None: the table cannot be restored to this layer's end, only to cuts from `since` on, by a
-    later layer. `changes` counts this layer's change rows.
+    later layer. `changes` counts this layer's change rows. `shape_since` is the first position at which the table has
+    this shape, if it changed and the DDL log tells where.
     """
 
     oid: int
@@ -192,6 +193,7 @@ class ManifestTable(Value):
     basis: int | None = 0
     since: Lsn
     changes: int = 0
+    shape_since: Lsn | None = None
     fingerprint: Fingerprint | None = None
 
 

@@ -131,9 +131,18 @@ class AtCut:
             return Origin(table, entry, entry.since, number)
         if not self._resolved.inner:
             return Origin(table, entry, entry.as_of, number)
-        if self._shape_moved(key, table):
-            return self._changed(key, table)
+        if entry.shape_since is None:
+            if self._shape_moved(key, table):
+                return self._changed(key, table)
+        elif entry.shape_since > self._cut and not self._only_grew(key, table):
+            why = f"its columns changed there; restorable from {self._at(entry.shape_since)}"
+            return Missing(key[0], table.schema_name, table.name, why)
         return Origin(table, entry, self._cut, number)
+
+    def _only_grew(self, key: TableKey, table: Table) -> bool:
+        """Whether rows of before the shape's last change are known in it: columns were added or renamed, none dropped."""
+        shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables]
+        return bool(shapes) and all(_holds(table, shape) for shape in shapes)
 
     def _shape_moved(self, key: TableKey, table: Table) -> bool:
         shapes = {_shape(known.tables[key][1]) for known in self._witnesses if key in known.tables}
@@ -203,3 +212,14 @@ def _agree(last: ManifestDatabase, before: Sequence[ManifestDatabase], *fields: 
 def _shape(table: Table) -> str:
     """What rows of equal shape have in common; a column that was altered and altered back is none of it."""
     return table.model_copy(update={"attributes_version": ""}).fingerprint()
+
+
+def _holds(table: Table, before: Table) -> bool:
+    """Whether rows of the shape `before` are rows of `table`, with the values that PostgreSQL gives to younger columns."""
+    columns = {column.attnum: column for column in table.columns}
+    known = {column.attnum: column for column in before.columns}
+    younger = (column for attnum, column in columns.items() if attnum not in known)
+    kept = ((column, columns.get(attnum)) for attnum, column in known.items())
+    return all(not column.not_null or column.missing_text is not None for column in younger) and all(
+        one is not None and (one.not_null <= column.not_null) and one.generated == column.generated for column, one in kept
+    )
