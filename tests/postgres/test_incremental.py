@@ -239,3 +239,16 @@ def test_a_schema_that_did_not_change_is_stored_once(backup: Backup) -> None:
     dumps = [manifest.databases[0].schema_dump for manifest in (full, same, other)]
     assert dumps[0] == dumps[1]
     assert dumps[1] != dumps[2]
+
+
+def test_a_publication_of_the_applications_is_a_change_of_the_schema(backup: Backup) -> None:
+    fill(backup.database)
+    full = backup.take()
+    backup.database.execute("create publication app for table t")
+    made = backup.increment()
+    backup.database.execute("comment on publication app is 'ours'")
+    told = backup.increment()
+    same = backup.increment()
+    dumps = [manifest.databases[0].schema_dump for manifest in (full, made, told, same)]
+    assert len({dump.path for dump in dumps}) == 3
+    assert dumps[2] == dumps[3]

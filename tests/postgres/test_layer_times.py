@@ -1,6 +1,6 @@
 """Layers that end at given times: the cut for a time, late and early runs, races, closing of chains, synthetic fulls."""
 
-# ruff: noqa: E501  # statements of SQL read better on one line
+# statements of SQL read better on one line
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class History:
         found = []
         for _ in range(times):
             step = len(self.held)
-            self.backup.database.execute(f"update t set n = n + 100 where id = {step + 1}; insert into t values ({1000 + step}, 0)")
+            self.backup.database.execute(
+                f"update t set n = n + 100 where id = {step + 1}; insert into t values ({1000 + step}, 0)"
+            )
             moment = now(self.backup)
             self.held[moment] = self.backup.source_rows("t")
             found.append(moment)
@@ -62,7 +64,14 @@ class History:
         cluster, context = backup.database.cluster, backup.context
         full_every = timedelta(days=7)
         plan = plan_scheduled(
-            context, cluster, request, run_key=run_key, due=due or now(backup), interval_end=due, missed=self.missed, full_every=full_every
+            context,
+            cluster,
+            request,
+            run_key=run_key,
+            due=due or now(backup),
+            interval_end=due,
+            missed=self.missed,
+            full_every=full_every,
         )
         for batch in plan.batches:
             export_batch(context, cluster, request.into, plan, batch.index)
@@ -231,3 +240,36 @@ def test_a_missed_full_is_made_of_the_chain(backup: Backup, monkeypatch: pytest.
     resolved = backup.resolved("LATEST", times[1])
     assert [(layer.manifest.first, layer.manifest.number) for layer in resolved.layers] == [(0, 2)]
     assert backup.rows(resolved.manifest, "t", at=times[1]) == past.held[times[1]]
+
+
+def test_a_clock_that_was_set_back_stops_only_what_needs_times(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain incremental has no time inside; a full closes the chain without revision history rather than not at all."""
+    from spanvault.backup import layer_log
+
+    backup.take()
+    backup.increment(revision_history=True)
+    real = layer_log.commit_time
+    stamps = iter(range(10**6))
+
+    def running_backwards(microseconds: int) -> datetime:
+        return real(microseconds) - timedelta(hours=next(stamps))
+
+    for step in range(3):
+        backup.database.execute(f"update t set n = {step} where id = 1")
+    monkeypatch.setattr(layer_log, "commit_time", running_backwards)
+    with pytest.raises(Refused, match="The source's clock was set back"):
+        backup.increment(revision_history=True)
+    full = backup.take()
+    closing, _ = head(backup.storage, sorted(complete_subdirs(backup.storage))[0])
+    assert (closing.number, closing.revision_history, closing.end.lsn) == (2, False, full.end.lsn)
+    backup.database.execute("update t set n = 9 where id = 2; update t set n = 9 where id = 3")
+    plain = backup.increment()
+    assert backup.rows(plain, "t") == backup.source_rows("t")
+    monkeypatch.undo()
+    assert backup.rows(closing, "t") == backup.rows(full, "t")
+
+
+def test_a_time_before_the_chain_is_not_called_covered(backup: Backup) -> None:
+    backup.take()
+    with pytest.raises(Refused, match=r"cannot be had: the chain .* begins later"):
+        backup.increment(as_of=now(backup) - timedelta(hours=10))

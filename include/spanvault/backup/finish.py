@@ -62,7 +62,7 @@ def _commit_layer(storage: Storage, plan: Plan, layer: SealedLayer, clock: Calla
         request_text=plan.request_text,
         source=plan.source,
         parent_sha256=digest,
-        revision_history=layer.kind == "incremental" and options.revision_history,
+        revision_history=layer.revision_history,
         location=options.incremental_location if layer.kind == "incremental" else None,
         due=layer.due,
         start=layer.start,

@@ -102,7 +102,6 @@ def make_layers(
         for index, part in enumerate(parts):
             entries[index].append(capture.layer_entry(part, last=index == len(parts) - 1))
             files[index] += own_files[index]
-        run.progress.advance(units=1)
     captured = Cut(lsn=max(s.lsn for _, s in snapshots), time=max(*(s.time for _, s in snapshots), cuts[-1].time))
     roles = globals_of(last)
     starts = [parent.end, *cuts[:-1]]
@@ -112,6 +111,7 @@ def make_layers(
             subdir=run.plan.subdir,
             number=number,
             due=cuts[index].time if ends.due else None,
+            revision_history=run.plan.request.options.revision_history,
             start=starts[index],
             end=cuts[index],
             captured=captured,
@@ -228,7 +228,8 @@ def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
         last_commit=capture.parent.window.last_commit if capture.parent else None,
         start_time=parent.end.time,
         revisions=options.revision_history,
-        max_clock_skew=parse_duration(options.max_clock_skew),
+        # Where no time is asked for, and none can be later, a clock that was set does no harm.
+        max_clock_skew=parse_duration(options.max_clock_skew) if options.revision_history or run.plan.ends else timedelta.max,
         progress=run.progress,
     )
 

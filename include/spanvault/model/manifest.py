@@ -235,6 +235,7 @@ class SealedLayer(Value):
     subdir: str
     number: int
     due: datetime | None = None
+    revision_history: bool = False
     start: Cut
     end: Cut
     captured: Cut
