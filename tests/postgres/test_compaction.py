@@ -11,6 +11,7 @@ import pytest
 
 from spanvault.engine.maintenance import compact_backups
 from spanvault.errors import BadInput
+from spanvault.model.cut import Lsn
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
@@ -54,7 +55,7 @@ def numbers(backup: Backup, layer: int) -> list[tuple[int, int]]:
     return [(one.manifest.first, one.manifest.number) for one in resolved.layers]
 
 
-def ends(backup: Backup) -> list:
+def ends(backup: Backup) -> list[Lsn]:
     from spanvault.collection.chain import original_layers
 
     return [layer.end.lsn for layer in original_layers(backup.storage, "LATEST", open_location=backup.context.storage)]
@@ -85,8 +86,6 @@ def test_every_cut_inside_a_compacted_history_stays(backup: Backup) -> None:
         if step % 4 == 3:
             backup.increment(revision_history=True)
     compact_backups(backup.context, backup.uri, "LATEST", first=1, number=3)
-    from spanvault.model.cut import Lsn
-
     manifest = backup.resolved("LATEST").manifest
     for position, rows in cuts[:-1]:
         assert backup.rows(manifest, "t", at=Lsn.parse(position)) == rows

@@ -13,6 +13,7 @@ import pytest
 
 from spanvault.collection.chain import head, original_layers
 from spanvault.collection.lookup import complete_subdirs
+from spanvault.database.postgres.pgoutput import commit_time
 from spanvault.engine.schedule import plan_scheduled
 from spanvault.engine.steps import advance_protection, export_batch, seal_backup, write_manifest
 from spanvault.errors import AlreadyCovered, BadInput, Refused, SpanvaultError
@@ -29,7 +30,8 @@ def backup(database: TestDatabase, tmp_path: Path) -> Iterator[Backup]:
 
 def now(backup: Backup) -> datetime:
     """The source's clock."""
-    return backup.database.execute("select clock_timestamp()")[0][0].astimezone(UTC)
+    moment: datetime = backup.database.execute("select clock_timestamp()")[0][0]
+    return moment.astimezone(UTC)
 
 
 class History:
@@ -248,11 +250,10 @@ def test_a_clock_that_was_set_back_stops_only_what_needs_times(backup: Backup, m
 
     backup.take()
     backup.increment(revision_history=True)
-    real = layer_log.commit_time
     stamps = iter(range(10**6))
 
     def running_backwards(microseconds: int) -> datetime:
-        return real(microseconds) - timedelta(hours=next(stamps))
+        return commit_time(microseconds) - timedelta(hours=next(stamps))
 
     for step in range(3):
         backup.database.execute(f"update t set n = {step} where id = 1")
