@@ -12,7 +12,7 @@ import pytest
 from spanvault.database.postgres import ddl_log
 from spanvault.database.postgres.connect import connect
 from spanvault.engine.context import Context
-from spanvault.engine.maintenance import collection_check, uninstall
+from spanvault.engine.maintenance import collection_check, compact_backups, uninstall
 from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BadInput, Refused
 from spanvault.model.cut import Lsn
@@ -573,3 +573,22 @@ def compare_moments(backup: Backup, times: Times) -> None:
             known = (backup.database.name, table.oid) in at_cut.origins
             if known and table.name in rows and (since is None or since <= position):
                 assert backup.rows(resolved.manifest, table.name, at=position) == rows[table.name], f"{table.name} at {position}"
+
+
+def test_compacted_layers_give_the_same_moments(logged: Backup) -> None:
+    times = Times(logged)
+    logged.database.execute("create table t (id int primary key, c int)")
+    times.after("insert into t select i, i from generate_series(1, 30) i", "t")
+    logged.increment(revision_history=True)
+    times.after("update t set c = 9 where id < 5; alter table t drop c; alter table t add c int default 5", "t")
+    times.after("update t set c = 6 where id = 10; create table fresh (id int primary key)", "t", "fresh")
+    times.after("insert into fresh values (1)", "t", "fresh")
+    logged.increment(revision_history=True)
+    times.after("update t set c = 7 where id = 11; insert into fresh values (2)", "t", "fresh")
+    logged.increment(revision_history=True)
+    compact_backups(logged.context, logged.uri, "LATEST", first=1, number=3)
+    for position, rows in times.seen[1:]:
+        held = logged.resolved("LATEST", position)
+        assert {table: logged.rows(held.manifest, table, at=position) for table in rows} == rows
+        assert "fresh" not in rows or restored(logged, position, *rows) == rows
+    assert restored(logged, times.seen[0][0], "t") == times.seen[0][1], "the layer that was merged still tells it"
