@@ -74,7 +74,7 @@ def test_a_stranger_restores_with_the_documented_sql(tmp_path: Path, monkeypatch
     storage = LocalStorage(tmp_path, "file:///backups")
     subdir = write_collection(storage).subdir
     monkeypatch.chdir(tmp_path / object_key(subdir, "x").removesuffix("/x"))
-    (sql,) = re.findall(r"^```sql\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    sql, _ = re.findall(r"^```sql\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)  # the other is of a chain
     with duckdb.connect() as database:
         database.execute(sql)
         state = database.execute("SELECT * FROM state ORDER BY id").fetchall()
