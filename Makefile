@@ -35,13 +35,14 @@ demo-clean: ## Stop whatever a demo left running and delete its data
 	@rm -rf .demo
 
 test: setup ## Tests that need nothing but what setup installs (at most 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not apt and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak -m 'not apt and not slow' $(PYTEST_ARGS)
 
 test-all: setup ## All tests; names what it skips because the machine lacks it
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak $(PYTEST_ARGS)
 
-soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1: which)
+soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), and millions of changes
 	PYTHONPATH=. $(BIN)/python -m tests.soak
+	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
 
 lint: setup ## Style, types and the order of the rooms
 	$(BIN)/ruff check $(CODE)
