@@ -207,7 +207,7 @@ def _chain_of(storage: Storage, subdir: str, as_of: datetime | Lsn | None) -> tu
             continue
         end = load_manifest(storage, each).end
         oldest = (each, later)
-        if (end.lsn if isinstance(as_of, Lsn) else end.time) <= as_of:  # type: ignore[operator]
+        if (end.lsn if isinstance(as_of, Lsn) else end.time) <= as_of:  # type: ignore[operator]  # of one kind
             break
         later = end
     return oldest

@@ -12,7 +12,7 @@ from spanvault.collection.index import entry_of, write_entry
 from spanvault.collection.layout import manifest_key, object_key, plan_key
 from spanvault.collection.manifests import any_names, check_owner, parse_manifest
 from spanvault.collection.markers import read_marker
-from spanvault.collection.plans import read_plan, runs_of
+from spanvault.collection.plans import plans_of, read_plan
 from spanvault.collection.readme import write_readme
 from spanvault.errors import AlreadyExists, BrokenChain, NotFound, Refused, SpanvaultError
 from spanvault.model.manifest import Manifest
@@ -98,11 +98,12 @@ def _require_plan(storage: Storage, manifest: Manifest) -> None:
     """Raises Refused when the run was ended behind its back: while its plan is there, nobody sweeps the layer's folder."""
     if manifest.number == 0:
         plan = read_plan(storage, manifest.subdir)
-        runs = [plan.run_key] if plan is not None else []
+        plans = [plan] if plan is not None else []
     else:
-        runs = list(runs_of(storage, manifest.subdir, manifest.number))
-    if manifest.run_key not in runs:
-        state = "is gone" if not runs else f"is that of the run {runs[0]}"
+        plans = list(plans_of(storage, manifest.subdir, manifest.number))
+    # By the time, too: a run that was swept and planned again has another plan, and other files.
+    if not any((plan.run_key, plan.planned_at) == (manifest.run_key, manifest.planned_at) for plan in plans):
+        state = "is gone" if not plans else f"is that of the run {plans[0].run_key}, made {plans[0].planned_at.isoformat()}"
         raise Refused(
             f"The backup {manifest.subdir} is not committed: its plan"
             f" {plan_key(manifest.subdir, manifest.number, manifest.run_key)} {state}, so its files may have been swept away;"

@@ -102,8 +102,8 @@ def _sentence(layers: Sequence[Manifest], as_of: datetime | Lsn, later: Cut | No
     before = [window.end for window in windows]
     after = [*(window.start for window in windows), *([later] if later is not None else [])]
     of: Callable[[Cut], datetime | Lsn] = _lsn if isinstance(as_of, Lsn) else _time
-    below = max((value for value in map(of, before) if value < as_of), default=None)  # type: ignore[operator]
-    above = min((value for value in map(of, after) if value > as_of), default=None)  # type: ignore[operator]
+    below = max((value for value in map(of, before) if value < as_of), default=None)  # type: ignore[operator]  # of one kind
+    above = min((value for value in map(of, after) if value > as_of), default=None)  # type: ignore[operator]  # of one kind
     what = "position" if isinstance(as_of, Lsn) else "timestamp"
     near = [f"{_text(value)} {side} it" for value, side in ((below, "before"), (above, "after")) if value is not None]
     kind = "positions" if isinstance(as_of, Lsn) else "times"

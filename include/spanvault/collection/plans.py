@@ -36,11 +36,11 @@ def keep_plan(storage: Storage, plan: Plan, number: int) -> None:
         storage.put(key, plan.to_json(), create_only=True)
 
 
-def runs_of(storage: Storage, subdir: str, number: int) -> Iterator[str]:
-    """The runs that have a plan, or the copy of one, in a later layer's folder."""
+def plans_of(storage: Storage, subdir: str, number: int) -> Iterator[Plan]:
+    """The plans, and copies of plans, that lie in a later layer's folder."""
     for info in storage.list(f"{layer_folder(subdir, number)}PLAN-"):
         with contextlib.suppress(NotFound):
-            yield parse_document(Plan, storage.get(info.key), f"The plan {info.key}").run_key
+            yield parse_document(Plan, storage.get(info.key), f"The plan {info.key}")
 
 
 def read_plan(storage: Storage, subdir: str, number: int = 0, run_key: str = "") -> Plan | None:

@@ -104,6 +104,19 @@ def test_a_run_without_its_plan_cannot_commit_although_another_has_one(storage: 
     assert head(storage, full.subdir)[0] == full
 
 
+def test_a_run_that_was_swept_and_planned_again_cannot_commit_what_it_had(storage: LocalStorage) -> None:
+    """It slept; its files are gone, and a try of the same run that began anew has a plan of the same name."""
+    full = write_collection(storage)
+    layer = make_layer(storage, full, end=_cut(0x300, 60), run_key="slept")
+    key = plan_key(full.subdir, 1, "slept")
+    plan = read_plan(storage, full.subdir, 1, "slept")
+    assert plan is not None
+    storage.delete(key)
+    storage.put(key, plan.model_copy(update={"planned_at": plan.planned_at + timedelta(days=2)}).to_json(), create_only=True)
+    with pytest.raises(Refused, match="may have been swept away"):
+        commit(storage, layer)
+
+
 def test_a_run_that_adds_several_layers_has_a_plan_for_each(storage: LocalStorage) -> None:
     full = write_collection(storage)
     one = write_layer(storage, full, end=_cut(0x300, 60), run_key="catch-up")

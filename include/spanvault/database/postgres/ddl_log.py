@@ -258,11 +258,12 @@ def _check_schema(connection: Connection) -> None:
 
 def _schema_mark(connection: Connection) -> str | None:
     """The comment on the schema, empty if it has none; None if there is no such schema."""
-    return scalar(  # type: ignore[no-any-return]
+    mark: str | None = scalar(
         connection,
         "SELECT coalesce(pg_catalog.obj_description(oid, 'pg_namespace'), '') FROM pg_catalog.pg_namespace WHERE nspname = %s",
         (SCHEMA,),
     )
+    return mark
 
 
 def status(connection: Connection) -> DdlLogStatus:

@@ -136,4 +136,5 @@ SELECT told FROM (
 def oldest_transaction(connection: Connection) -> str | None:
     """The writing transaction of the whole cluster that has been open longest, prepared ones included: no slot lets go of
     the log behind its beginning. None: no transaction is writing."""
-    return scalar(connection, _OLDEST)  # type: ignore[no-any-return]
+    oldest: str | None = scalar(connection, _OLDEST)
+    return oldest
