@@ -34,7 +34,8 @@ class Settings(BaseSettings):
         description=(
             "URIs, separated by spaces or commas, of the places that backups may be written to and read from; everything "
             "below them is allowed too. None: anywhere. An s3 entry allows AWS's own endpoint, or the one in its "
-            "AWS_ENDPOINT parameter; an endpoint that comes from a connection (conn_id) is always allowed."
+            "AWS_ENDPOINT parameter; an azure-blob entry the storage account in its AZURE_ACCOUNT_NAME parameter, at Azure "
+            "or at its AZURE_ENDPOINT. An endpoint and an account that come from a connection (conn_id) are always allowed."
         ),
     )
     collection_base: str = Field(
@@ -44,7 +45,10 @@ class Settings(BaseSettings):
     external_io_disable_implicit_credentials: bool = Field(
         default=False, description="Refuse AUTH=implicit: nobody may use the credentials of the machine itself."
     )
-    external_io_disable_http: bool = Field(default=False, description="Refuse AWS_ENDPOINT in URIs: only AWS's own endpoints.")
+    external_io_disable_http: bool = Field(
+        default=False,
+        description="Refuse AWS_ENDPOINT and AZURE_ENDPOINT in URIs: only the cloud's own endpoints, and those of connections.",
+    )
     wait_for_writers: float = Field(
         default=60,
         gt=0,
@@ -117,8 +121,9 @@ class Settings(BaseSettings):
         """Raise Refused if the settings do not allow `uri`, naming the setting; nothing is contacted."""
         if self.external_io_disable_implicit_credentials and uri.params.get("AUTH") == "implicit":
             raise Refused(f"{uri} uses AUTH=implicit, which SPANVAULT_EXTERNAL_IO_DISABLE_IMPLICIT_CREDENTIALS forbids.")
-        if self.external_io_disable_http and "AWS_ENDPOINT" in uri.params:
-            raise Refused(f"{uri} names an AWS_ENDPOINT, which SPANVAULT_EXTERNAL_IO_DISABLE_HTTP forbids.")
+        named = {"AWS_ENDPOINT", "AZURE_ENDPOINT"}.intersection(uri.params)
+        if self.external_io_disable_http and named:
+            raise Refused(f"{uri} names an {named.pop()}, which SPANVAULT_EXTERNAL_IO_DISABLE_HTTP forbids.")
         prefixes = [StorageUri.parse_prefix(text) for text in self.allowed_destinations]
         if prefixes and not any(self._allows(prefix, uri) for prefix in prefixes):
             raise Refused(f"{uri} is not below any of SPANVAULT_ALLOWED_DESTINATIONS ({', '.join(map(str, prefixes))}).")
@@ -127,14 +132,13 @@ class Settings(BaseSettings):
         if prefix.scheme in {"file", "nodelocal"}:
             same = prefix.scheme == uri.scheme
             return same and self.local_folder(uri).is_relative_to(self.local_folder(prefix))
-        return prefix.contains(uri) and self._same_endpoint(prefix, uri)
+        return prefix.contains(uri) and self._same_address(prefix, uri)
 
     @staticmethod
-    def _same_endpoint(prefix: StorageUri, uri: StorageUri) -> bool:
-        """Without this, s3://allowed?AWS_ENDPOINT=https://elsewhere would lead anywhere. A connection's own endpoint was
-        chosen by whoever administers connections."""
-        wanted, named = prefix.params.get("AWS_ENDPOINT", ""), uri.params.get("AWS_ENDPOINT", "")
-        return (not named and "conn_id" in uri.params) or wanted.rstrip("/").lower() == named.rstrip("/").lower()
+    def _same_address(prefix: StorageUri, uri: StorageUri) -> bool:
+        """Without this, s3://allowed?AWS_ENDPOINT=https://elsewhere, or another's account at Azure, would lead anywhere. A
+        connection's own endpoint and account were chosen by whoever administers connections."""
+        return (not uri.address and "conn_id" in uri.params) or prefix.address == uri.address
 
     def local_folder(self, uri: StorageUri) -> Path:
         """The folder that a `file` or `nodelocal` URI stands for, symbolic links followed.

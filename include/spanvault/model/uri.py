@@ -13,39 +13,36 @@ from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from spanvault.errors import BadInput
-from spanvault.model.locality import Locality
-
-REDACTED = "redacted"
-DEFAULT_LOCALITY = "default"
-SECRET_PARAMETERS = frozenset({"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
-# https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html, the classes that CockroachDB names.
-STORAGE_CLASSES = (
-    "STANDARD",
-    "REDUCED_REDUNDANCY",
-    "STANDARD_IA",
-    "ONEZONE_IA",
-    "INTELLIGENT_TIERING",
-    "GLACIER",
-    "DEEP_ARCHIVE",
-    "OUTPOSTS",
-    "GLACIER_IR",
+from spanvault.model.uri_parameters import (
+    ADDRESS_PARAMETERS,
+    ARCHIVE_CLASSES,
+    DEFAULT_LOCALITY,
+    REDACTED,
+    SECRET_PARAMETERS,
+    STORAGE_CLASSES,
+    ObjectLock,
+    Role,
+    check_access,
+    checked_parameters,
+    object_lock_of,
+    roles_of,
 )
-_S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_S3_VALUES = {
-    "AUTH": ("specified", "implicit"),
-    "AWS_USE_PATH_STYLE": ("true", "false"),
-    "S3_STORAGE_CLASS": STORAGE_CLASSES,
-    "AWS_SERVER_ENC_MODE": ("AES256", "aws:kms"),
+
+__all__ = ["DEFAULT_LOCALITY", "REDACTED", "SECRET_PARAMETERS", "STORAGE_CLASSES", "StorageUri", "redact_text"]
+
+_SCHEMES = frozenset({"file", "nodelocal", "s3", "gs", "azure-blob"})
+_ALIASES = {"azure": "azure-blob", "azure-storage": "azure-blob"}
+_HOSTS = {
+    "s3": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}"), "a bucket name"),
+    # https://cloud.google.com/storage/docs/buckets#naming
+    "gs": (re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"), "a bucket name (lower-case letters, digits, '-', '_' and '.')"),
+    # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+    "azure-blob": (
+        re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*"),
+        "a container name (3 to 63 lower-case letters, digits and single '-')",
+    ),
 }
-_COMMON = frozenset({"COCKROACH_LOCALITY"})
-_PARAMETERS: dict[str, frozenset[str]] = {
-    "file": _COMMON,
-    "nodelocal": _COMMON,
-    "s3": _COMMON | {"AWS_REGION", "AWS_ENDPOINT", "AWS_SERVER_KMS_ID", "conn_id", *_S3_KEYS, *_S3_VALUES},
-}
-_LATER = frozenset({"gs", "azure", "azure-blob", "azure-storage"})
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-_SECRET_TEXT = re.compile(r"(?i)\b([A-Z_]*(?:SECRET|TOKEN|PASSWORD|PASSPHRASE|CREDENTIALS|ACCOUNT_KEY)[A-Z_]*=)[^&\s'\"]+")
+_SECRET_TEXT = re.compile(r"(?i)\b([A-Z_]*(?:SECRET|TOKEN|PASSWORD|PASSPHRASE|CREDENTIALS|ACCOUNT_?KEY)[A-Z_]*=)[^&\s'\"]+")
 _USERINFO_TEXT = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^/?#\s'\"@:]*:)[^/?#\s'\"@]+@")
 
 
@@ -60,8 +57,9 @@ def redact_text(text: str) -> str:
 @dataclass(frozen=True, repr=False)
 class StorageUri:
     """A parsed storage URI. `path` is decoded, `/`-separated, without leading, trailing or doubled slashes and without
-    `.` and `..` parts; for `file` it is the absolute path without its first slash. `host` is the bucket for `s3`,
-    `self` for `nodelocal`, empty for `file`."""
+    `.` and `..` parts; for `file` it is the absolute path without its first slash. `scheme` is `file`, `nodelocal`,
+    `s3`, `gs` or `azure-blob` (which `azure` and `azure-storage` become); `host` is the bucket or container, `self` for
+    `nodelocal`, empty for `file`."""
 
     scheme: str
     host: str
@@ -72,20 +70,19 @@ class StorageUri:
     def parse(cls, text: str) -> Self:
         """Read a URI of a place to back up to or restore from. Raises BadInput, never with a secret in the message."""
         uri = cls._split(text)
-        if uri.scheme == "s3":
-            uri._check_s3_access()
+        check_access(uri.scheme, uri.params, uri._place)
         return uri
 
     @classmethod
     def parse_prefix(cls, text: str) -> Self:
-        """Read an entry of an allow-list: a URI without credentials (an `s3` one may name its AWS_ENDPOINT).
-
-        Raises BadInput.
-        """
+        """Read an entry of an allow-list: a URI without credentials, whose parameters say no more than on which servers
+        its bucket lies. Raises BadInput."""
         uri = cls._split(text)
-        extra = sorted(set(uri.params) - {"AWS_ENDPOINT"})
+        taken = ADDRESS_PARAMETERS.get(uri.scheme, ())
+        extra = sorted(set(uri.params) - set(taken))
         if extra:
-            raise BadInput(f"An allowed destination takes no parameters but AWS_ENDPOINT; {uri._place} has {', '.join(extra)}.")
+            but = f" but {', '.join(taken)}" if taken else ""
+            raise BadInput(f"An allowed destination takes no parameters{but}; {uri._place} has {', '.join(extra)}.")
         return uri
 
     @property
@@ -97,6 +94,28 @@ class StorageUri:
     def locality(self) -> str | None:
         """COCKROACH_LOCALITY: `default`, one `key=value` tier, or None if the URI does not say."""
         return self.params.get("COCKROACH_LOCALITY")
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles (AWS) or service accounts (Google Cloud) of ASSUME_ROLE, in the order in which they are assumed."""
+        return roles_of(self.params.get("ASSUME_ROLE", ""))
+
+    @property
+    def object_lock(self) -> ObjectLock | None:
+        """How new objects are to be protected from deletion, or None."""
+        return object_lock_of(self.params)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether data written here must be brought back, for hours, before anybody can read it."""
+        return self.params.get("S3_STORAGE_CLASS") in ARCHIVE_CLASSES
+
+    @property
+    def address(self) -> tuple[tuple[str, str], ...]:
+        """The parameters that say on which servers the bucket lies, in a form to be compared."""
+        named = ((name, self.params.get(name, "")) for name in ADDRESS_PARAMETERS.get(self.scheme, ()))
+        public = {"AZUREPUBLICCLOUD"}
+        return tuple((name, value.rstrip("/").lower()) for name, value in named if value and value not in public)
 
     @property
     def has_inline_secrets(self) -> bool:
@@ -145,40 +164,24 @@ class StorageUri:
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
         except ValueError:
             raise BadInput("The storage URI cannot be read: it must have the form scheme://host/path?PARAMETER=value.") from None
-        _check_scheme(parts.scheme)
+        scheme = _checked_scheme(parts.scheme)
         if "@" in parts.netloc:
-            raise BadInput(f"A {parts.scheme}:// URI takes no user or password before the host; use its parameters.")
+            raise BadInput(f"A {scheme}:// URI takes no user or password before the host; use its parameters.")
         if parts.fragment:
-            raise BadInput(f"The {parts.scheme}:// URI holds a '#'; write it as %23.")
-        _check_host(parts.scheme, parts.netloc)
-        uri = cls(parts.scheme, parts.netloc, _clean_path(path, f"The {parts.scheme}:// URI"))
-        return cls(uri.scheme, uri.host, uri.path, _checked_parameters(pairs, uri.scheme, uri._place))
-
-    def _check_s3_access(self) -> None:
-        params, keys = self.params, [name for name in _S3_KEYS if name in self.params]
-        if "conn_id" in params:
-            if keys or "AUTH" in params:
-                raise BadInput(f"{self._place}: conn_id stands instead of AUTH and keys; remove {', '.join(keys) or 'AUTH'}.")
-        elif params.get("AUTH") == "implicit":
-            if keys:
-                raise BadInput(f"{self._place}: AUTH is set to 'implicit', but {keys[0]} is set too; remove one of them.")
-        else:
-            for name in _S3_KEYS[:2]:
-                if name not in params:
-                    raise BadInput(
-                        f"{self._place}: AUTH is set to 'specified' (the default), but {name} is not set; "
-                        "give both keys, AUTH=implicit or conn_id."
-                    )
+            raise BadInput(f"The {scheme}:// URI holds a '#'; write it as %23.")
+        _check_host(scheme, parts.netloc)
+        uri = cls(scheme, parts.netloc, _clean_path(path, f"The {scheme}:// URI"))
+        return cls(uri.scheme, uri.host, uri.path, checked_parameters(pairs, uri.scheme, uri._place))
 
 
-def _check_scheme(scheme: str) -> None:
-    if scheme in _LATER:
-        raise BadInput(
-            f"Storage of the scheme {scheme}:// is not supported yet by this version; use s3://, nodelocal:// or file://."
-        )
-    if scheme not in _PARAMETERS:
+def _checked_scheme(scheme: str) -> str:
+    if _ALIASES.get(scheme, scheme) not in _SCHEMES:
         named = f"the unknown scheme {scheme!r}" if scheme else "no scheme"
-        raise BadInput(f"The storage URI has {named}; use s3://bucket/path, nodelocal://self/path or file:///path.")
+        raise BadInput(
+            f"The storage URI has {named}; use s3://bucket/path, gs://bucket/path, azure-blob://container/path, "
+            "nodelocal://self/path or file:///path."
+        )
+    return _ALIASES.get(scheme, scheme)
 
 
 def _check_host(scheme: str, host: str) -> None:
@@ -186,8 +189,8 @@ def _check_host(scheme: str, host: str) -> None:
         raise BadInput(f"A file:// URI names no host; write file:///path with three slashes, not file://{host}/path.")
     if scheme == "nodelocal" and host != "self":
         raise BadInput(f"nodelocal://{host}/ is not supported yet by this version; use nodelocal://self/path.")
-    if scheme == "s3" and not _BUCKET.fullmatch(host):
-        raise BadInput(f"The s3:// URI needs a bucket name after the two slashes, not {host!r}.")
+    if scheme in _HOSTS and not _HOSTS[scheme][0].fullmatch(host):
+        raise BadInput(f"The {scheme}:// URI needs {_HOSTS[scheme][1]} after the two slashes, not {host!r}.")
 
 
 def _clean_path(path: str, where: str) -> str:
@@ -195,41 +198,3 @@ def _clean_path(path: str, where: str) -> str:
     if "\0" in path or {".", ".."} & set(parts):
         raise BadInput(f"{where} has a path with '.', '..' or a NUL character; write the place itself.")
     return "/".join(parts)
-
-
-def _checked_parameters(pairs: list[tuple[str, str]], scheme: str, where: str) -> tuple[tuple[str, str], ...]:
-    names = [name for name, _ in pairs]
-    unknown = sorted(set(names) - _PARAMETERS[scheme])
-    if unknown:
-        hint = "; parameter names are upper case" if any(name.upper() in _PARAMETERS[scheme] for name in unknown) else ""
-        raise BadInput(f"{where}: unknown query parameters: {', '.join(unknown)}{hint}.")
-    params = dict(pairs)
-    for name, value in params.items():
-        if names.count(name) > 1 or not value:
-            raise BadInput(f"{where}: {name} is {'given twice' if value else 'empty'}.")
-        if value not in _S3_VALUES.get(name, (value,)):
-            raise BadInput(f"{where}: unsupported value {value!r} for {name}; it may be {', '.join(_S3_VALUES[name])}.")
-        if name in SECRET_PARAMETERS:
-            # An unencoded + reads as a space. AWS secrets are base64, which has no spaces; CockroachDB repairs it too.
-            params[name] = value.replace(" ", "+")
-    _check_locality(params.get("COCKROACH_LOCALITY"), where)
-    if "AWS_ENDPOINT" in params:
-        _check_endpoint(params["AWS_ENDPOINT"], where)
-    if (params.get("AWS_SERVER_ENC_MODE") == "aws:kms") != ("AWS_SERVER_KMS_ID" in params):
-        raise BadInput(f"{where}: AWS_SERVER_KMS_ID must be set when, and only when, AWS_SERVER_ENC_MODE is aws:kms.")
-    return tuple(params.items())
-
-
-def _check_locality(text: str | None, where: str) -> None:
-    if text is not None and text != DEFAULT_LOCALITY and len(Locality.parse(text).tiers) != 1:
-        raise BadInput(f'{where}: COCKROACH_LOCALITY must be default or one tier in the form "key=value".')
-
-
-def _check_endpoint(endpoint: str, where: str) -> None:
-    try:
-        parts = urlsplit(endpoint)
-        valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or "@" in parts.netloc or parts.query or parts.fragment:
-        raise BadInput(f"{where}: AWS_ENDPOINT must have the form https://host or https://host:port.")

@@ -25,4 +25,6 @@ def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolve
         from spanvault.storage.s3_access import s3_access
 
         return S3Storage(parsed, s3_access(parsed, settings, connections), settings)
+    if parsed.scheme not in {"file", "nodelocal"}:
+        raise BadInput(f"Storage of the scheme {parsed.scheme}:// is not supported yet by this version.")
     return LocalStorage(settings.local_folder(parsed), parsed.redacted())

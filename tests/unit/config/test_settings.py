@@ -138,3 +138,44 @@ def test_switched_off_ways_name_the_switch() -> None:
         check(allowed(external_io_disable_implicit_credentials=True), "s3://bucket/a?AUTH=implicit")
     with pytest.raises(Refused, match="SPANVAULT_EXTERNAL_IO_DISABLE_HTTP"):
         check(allowed(external_io_disable_http=True), f"s3://bucket/a?{KEYS}&AWS_ENDPOINT=http://host")
+    with pytest.raises(Refused, match="names an AZURE_ENDPOINT, which SPANVAULT_EXTERNAL_IO_DISABLE_HTTP"):
+        check(allowed(external_io_disable_http=True), "azure://box/a?conn_id=x&AZURE_ENDPOINT=https://host")
+    check(allowed(external_io_disable_http=True), "azure://box/a?conn_id=x")
+
+
+AZURE = "AUTH=implicit&AZURE_ACCOUNT_NAME=acct"
+
+
+@pytest.mark.parametrize(
+    ("entry", "uri"),
+    [
+        ("gs://bucket/a", "gs://bucket/a/b?AUTH=implicit"),
+        ("azure-blob://box/a?AZURE_ACCOUNT_NAME=acct", f"azure://box/a/b?{AZURE}"),
+        ("azure://box/a?AZURE_ACCOUNT_NAME=acct", f"azure-blob://box/a?{AZURE}&AZURE_ENVIRONMENT=AzurePublicCloud"),
+        (
+            "azure://box/?AZURE_ACCOUNT_NAME=acct&AZURE_ENDPOINT=http://h:1/acct",
+            f"azure://box/a?{AZURE}&AZURE_ENDPOINT=http://H:1/acct/",
+        ),
+        ("azure://box/", "azure-storage://box/a?conn_id=x"),
+        ("azure://box/?AZURE_ACCOUNT_NAME=acct", "azure://box/a?conn_id=x"),
+    ],
+)
+def test_entries_of_other_stores_allow_what_they_name(entry: str, uri: str) -> None:
+    check(allowed(entry), uri)
+
+
+@pytest.mark.parametrize(
+    ("entry", "uri"),
+    [
+        ("gs://bucket/a", "gs://bucket/ab?AUTH=implicit"),
+        ("s3://bucket/a", "gs://bucket/a?AUTH=implicit"),
+        ("azure://box/", f"azure://box/a?{AZURE}"),
+        ("azure://box/?AZURE_ACCOUNT_NAME=other", f"azure://box/a?{AZURE}"),
+        ("azure://box/?AZURE_ACCOUNT_NAME=acct", f"azure://box/a?{AZURE}&AZURE_ENDPOINT=https://elsewhere.example"),
+        ("azure://box/?AZURE_ACCOUNT_NAME=acct", f"azure://box/a?{AZURE}&AZURE_ENVIRONMENT=AZURECHINACLOUD"),
+        ("azure://box/?AZURE_ACCOUNT_NAME=acct", "azure://box/a?conn_id=x&AZURE_ENDPOINT=https://elsewhere.example"),
+    ],
+)
+def test_entries_of_other_stores_allow_nothing_else(entry: str, uri: str) -> None:
+    with pytest.raises(Refused, match="is not below any of SPANVAULT_ALLOWED_DESTINATIONS"):
+        check(allowed(entry), uri)

@@ -79,9 +79,6 @@ def test_containing_goes_by_whole_parts() -> None:
         ("", "has no scheme"),
         ("/var/backups", "has no scheme"),
         ("ftp://host/a", "unknown scheme 'ftp'"),
-        ("gs://bucket/a?AUTH=implicit", "gs:// is not supported yet by this version"),
-        ("azure-blob://container/a", "azure-blob:// is not supported yet by this version"),
-        ("azure://container/a", "azure:// is not supported yet by this version"),
         ("file://var/backups", "three slashes"),
         ("file://localhost/var", "three slashes"),
         ("file:///a/../etc", "has a path with '.', '..'"),
@@ -136,6 +133,19 @@ def test_any_text_is_read_or_refused_and_what_is_read_reads_back(text: str) -> N
     assert StorageUri.parse(uri.revealed()) == uri
 
 
+@pytest.mark.parametrize("entry", ["azure-blob://box/a?AZURE_ACCOUNT_KEY=hunter2", "azure://box/a?conn_id=x"])
+def test_an_allow_list_entry_of_azure_names_servers_only(entry: str) -> None:
+    whole = "azure://box/?AZURE_ACCOUNT_NAME=acct&AZURE_ENDPOINT=http://host:1/acct&AZURE_ENVIRONMENT=AzureChinaCloud"
+    assert set(StorageUri.parse_prefix(whole).params) == {"AZURE_ACCOUNT_NAME", "AZURE_ENDPOINT", "AZURE_ENVIRONMENT"}
+    with pytest.raises(
+        BadInput, match="no parameters but AZURE_ACCOUNT_NAME, AZURE_ENDPOINT, AZURE_ENVIRONMENT; azure-blob://"
+    ) as e:
+        StorageUri.parse_prefix(entry)
+    assert SECRET not in str(e.value)
+    with pytest.raises(BadInput, match="takes no parameters; gs://bucket/a has AUTH"):
+        StorageUri.parse_prefix("gs://bucket/a?AUTH=implicit")
+
+
 def test_an_allow_list_entry_needs_no_keys_and_takes_none() -> None:
     assert StorageUri.parse_prefix("s3://bucket/a?AWS_ENDPOINT=http://host:1").params["AWS_ENDPOINT"] == "http://host:1"
     with pytest.raises(BadInput, match="no parameters but AWS_ENDPOINT; s3://bucket/a has AWS_ACCESS_KEY_ID"):
@@ -150,6 +160,8 @@ def test_an_allow_list_entry_needs_no_keys_and_takes_none() -> None:
             "BACKUP INTO 's3://b/a?AWS_ACCESS_KEY_ID=AKIA1&AWS_SECRET_ACCESS_KEY=redacted&AWS_REGION=x'",
         ),
         (f"azure://c/a?AZURE_ACCOUNT_KEY={SECRET}", "azure://c/a?AZURE_ACCOUNT_KEY=redacted"),
+        (f"azure://c/a?AZURE_CLIENT_SECRET={SECRET}&AUTH=x", "azure://c/a?AZURE_CLIENT_SECRET=redacted&AUTH=x"),
+        (f"AccountName=a;AccountKey={SECRET}", "AccountName=a;AccountKey=redacted"),
         (f"gs://b/a?CREDENTIALS={SECRET}&AUTH=specified", "gs://b/a?CREDENTIALS=redacted&AUTH=specified"),
         (f"aws_secret_access_key={SECRET}", "aws_secret_access_key=redacted"),
         (f"postgresql://user:{SECRET}@host/db", "postgresql://user:redacted@host/db"),
