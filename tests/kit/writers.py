@@ -113,7 +113,7 @@ def statement(chance: random.Random, table: str, extra: list[str]) -> str:
             (5, f"update mixed_key set f = {chance.choice(_FLOATS)}, day = {chance.choice(_DAYS)} {where}"),
         ]
     if table == "parts":
-        choices += [(8, f"update parts set part = 1 - part {where}"), (1, f"truncate parts_{chance.randint(0, 1)}")]
+        choices += [(8, f"update parts set part = 1 - part {where}"), (0.3, f"truncate parts_{chance.randint(0, 1)}")]
     weights, texts = zip(*choices, strict=True)
     return str(chance.choices(texts, weights)[0])
 

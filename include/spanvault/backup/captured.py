@@ -34,12 +34,15 @@ class SchemaMoved(Retryable):
 
 class CapturedDatabase:
     """A database under a snapshot. `tables` are those that the backup is of; `exact` holds the tables that were read
-    under the snapshot, by OID."""
+    under the snapshot, by OID. `read_first` are the OIDs of those that an earlier try could not read any more."""
 
-    def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot) -> None:
+    def __init__(
+        self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, read_first: Iterable[tuple[str, int]] = ()
+    ) -> None:
         self.planned = planned
         self.snapshot = snapshot
         self.name = snapshot.database
+        self.read_first = frozenset(oid for database, oid in read_first if database == self.name)
         self.exact: dict[int, Table] = {}
         self.exact_files: list[DataFile] = []
         self.fingerprints: dict[int, Fingerprint] = {}
@@ -70,6 +73,10 @@ class CapturedDatabase:
     def readable_tables(self) -> list[Table]:
         """The tables whose rows belong to the backup."""
         return [table for table in self.tables if table.capture != "none"]
+
+    def first_tables(self) -> list[Table]:
+        """The readable tables of `read_first`."""
+        return [table for table in self.readable_tables() if table.oid in self.read_first]
 
     def read_sequences(self, endpoint: Endpoint) -> None:
         """Read the sequences as they are now; those dropped meanwhile keep what was read before."""

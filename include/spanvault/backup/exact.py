@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
-from spanvault.backup.export import data_file, select_slice
+from spanvault.backup.export import SnapshotTooOld, data_file, select_slice
 from spanvault.backup.plan import slices_of
 from spanvault.backup.reading import check_readable, reading
 from spanvault.collection.layout import data_path, object_key
@@ -35,12 +35,18 @@ def read_exactly(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> 
         entry.add_exact(table, (file for file in files if file.table_oid == table.oid))
 
 
+def read_late(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> None:
+    """Read these tables under a snapshot that is as old as the log took to read; raises what read_exactly raises."""
+    run.read_first.update((entry.name, table.oid) for table in tables)
+    read_exactly(run, entry, tables)
+
+
 def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int, end_page: int | None) -> DataFile:
     path = data_path(run.plan.number)
     with CopySession(connection_parameters(run.cluster.primary, entry.name, "seal")) as session:
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         session.execute(f"SET TRANSACTION SNAPSHOT {literal(entry.snapshot.name)}")
-        live = check_readable(session, run, table)
+        live = check_readable(session, run, entry.name, table)
         query = select_slice(live, first_page, end_page)
         written = export_query(session, query, table, run.data, object_key(run.plan.subdir, path))
         session.execute("COMMIT")
@@ -49,13 +55,28 @@ def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int
 
 
 def compute_fingerprints(run: Run, entry: CapturedDatabase) -> None:
-    """Let PostgreSQL count and hash every table under the snapshot, several at once."""
-    tables = entry.readable_tables()
+    """Let PostgreSQL count and hash every table under the snapshot, several at once.
+
+    A table that is rewritten or truncated before its turn comes makes the seal start over once; from then on such tables
+    have none: hashing a large database takes so long that every try would meet one.
+    """
+    tables = sorted(entry.readable_tables(), key=lambda table: table.oid not in entry.read_first)
     run.progress.step(f"fingerprint {entry.name}", total_units=len(tables))
     with ThreadPoolExecutor(run.plan.request.options.workers) as pool:
-        for table, fingerprint in zip(tables, pool.map(lambda table: fingerprint_of(run, entry, table), tables), strict=True):
-            entry.fingerprints[table.oid] = fingerprint
+        for table, fingerprint in zip(tables, pool.map(lambda table: _if_readable(run, entry, table), tables), strict=True):
+            if fingerprint is not None:
+                entry.fingerprints[table.oid] = fingerprint
             run.progress.advance(units=1)
+
+
+def _if_readable(run: Run, entry: CapturedDatabase, table: Table) -> Fingerprint | None:
+    try:
+        return fingerprint_of(run, entry, table)
+    except SnapshotTooOld as error:
+        if not entry.read_first:
+            raise
+        run.progress.note(f"{error} The backup has its rows, and no fingerprint of them.")
+        return None
 
 
 def fingerprint_of(run: Run, entry: CapturedDatabase, table: Table) -> Fingerprint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from spanvault.backup.captured import CapturedDatabase, query_of
@@ -24,10 +25,17 @@ _LONGEST_DDL = timedelta(days=1)  # a transaction with DDL that was open for lon
 class LayerCapture(CapturedDatabase):
     """A database whose layer builds on `parent` (None: the database is new). `continued` are the tables whose rows follow
     from the parent's and the log, `born` those of which the log has every row; `chains` are the shapes that the DDL log,
-    the table `ddl_log`, tells of both."""
+    the table `ddl_log`, tells of both. The tables of `read_first` are neither."""
 
-    def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, parent: ManifestDatabase | None) -> None:
-        super().__init__(run, planned, snapshot)
+    def __init__(
+        self,
+        run: Run,
+        planned: PlannedDatabase,
+        snapshot: SealSnapshot,
+        parent: ManifestDatabase | None,
+        read_first: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        super().__init__(run, planned, snapshot, read_first)
         self.parent = parent
         self._last_commit = parent.window.last_commit if parent else None
         self.shapes = {table.oid: table for table in parent.database.tables} if parent else {}
@@ -49,7 +57,7 @@ class LayerCapture(CapturedDatabase):
         Columns may have been added, dropped or renamed; a changed type, key or identity would leave rows of two kinds.
         """
         before, entry = self.shapes.get(table.oid), self.entries.get(table.oid)
-        if before is None or entry is None or entry.basis is None or not table.logged:
+        if before is None or entry is None or entry.basis is None or not table.logged or table.oid in self.read_first:
             return False
         if (before.capture, before.key, before.replica_identity) != (table.capture, table.key, table.replica_identity):
             return False
@@ -90,11 +98,13 @@ class LayerCapture(CapturedDatabase):
                 self.chains[oid] = chain
 
     def _may_be_born(self, table: Table) -> bool:
-        return table.capture == "log" and table.oid not in self.continued and not (self._types_moved and has_user_types(table))
+        if table.capture != "log" or table.oid in self.continued or table.oid in self.read_first:
+            return False
+        return not (self._types_moved and has_user_types(table))
 
     def introduced(self) -> list[Table]:
         """The tables that must be read whole, as far as is known before the log is read."""
-        done = self.continued.keys() | self.born.keys() | self.unchanged | self.skipped
+        done = self.continued.keys() | self.born.keys() | self.unchanged | self.skipped | self.exact.keys()
         return [table for table in self.readable_tables() if table.oid not in done]
 
     def not_explained(self, log: LayerLog, endpoint: Endpoint) -> list[Table]:

@@ -47,10 +47,14 @@ class LayerPart:
     window: Window = field(default_factory=Window)
     commits: ObjectReference | None = None
 
-    def files(self, without: Iterable[int] = ()) -> list[DataFile]:
-        """The change files, but for those of some tables."""
-        left_out = set(without)
-        return [file for oid, totals in self.tables.items() if oid not in left_out for file in totals.files]
+    def leave_out(self, tables: Iterable[int]) -> None:
+        """Forget what the log says of these tables: they are read instead."""
+        for oid in tables:
+            self.tables.pop(oid, None)
+
+    def files(self) -> list[DataFile]:
+        """The change files."""
+        return [file for totals in self.tables.values() for file in totals.files]
 
 
 @dataclass(frozen=True)

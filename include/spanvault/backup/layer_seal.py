@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from spanvault.backup.captured import CapturedDatabase, capture_schema, snapshot_of
 from spanvault.backup.context import Run
-from spanvault.backup.exact import compute_fingerprints, fingerprint_of, read_exactly
+from spanvault.backup.exact import compute_fingerprints, fingerprint_of, read_exactly, read_late
 from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.layer_capture import LayerCapture
 from spanvault.backup.layer_log import LayerLog, LayerPart, LogPlace
@@ -94,7 +94,10 @@ def make_layers(
     files: list[list[DataFile]] = [[] for _ in numbers]
     cuts = list(ends.cuts)
     for planned, snapshot in snapshots:
-        capture = LayerCapture(last, planned, snapshot, parent.database(planned.database.name))
+        capture = LayerCapture(
+            last, planned, snapshot, parent.database(planned.database.name), run.read_first if ends.reads else ()
+        )
+        read_exactly(last, capture, capture.first_tables())
         capture_schema(last, capture, capture.parent)
         parts, own_files = _database(last, capture, parent, numbers[0], [cut.lsn for cut in cuts], reads=ends.reads)
         if not ends.due and (newest := parts[-1].window.newest_time) is not None:
@@ -138,10 +141,10 @@ def _database(
         log.follow_shapes(capture.ddl_log, capture.chains)
     if reads:
         settle_keyless(run, capture)
-    whole = capture.introduced() if reads else []
-    read_exactly(run, capture, whole)
+    if reads:
+        read_exactly(run, capture, capture.introduced())
     late_start = capture.snapshot.lsn
-    for table in whole:
+    for table in capture.exact.values():
         if table.logged and late_start < ends[-1]:
             log.track([], table, late_start)
     run.progress.step(f"read the change log of {capture.name}")
@@ -151,12 +154,11 @@ def _database(
     run.reached("seal.after_window")
     late = capture.not_explained(log, run.cluster.primary)
     if reads:
-        read_exactly(run, capture, late)
+        read_late(run, capture, late)
     left_out = {table.oid for table in late}
-    files = [part.files(without=left_out) for part in log.parts]
     for part in log.parts:
-        for oid in left_out:
-            part.tables.pop(oid, None)
+        part.leave_out(left_out)
+    files = [part.files() for part in log.parts]
     if reads and late:
         after = follow_exact(run, capture, log.parts[-1].number, ends[-1], only=left_out)
         log.parts[-1].tables.update(after.tables)

@@ -55,17 +55,21 @@ def reading(run: Run, entry: CapturedDatabase, table: Table) -> Iterator[Connect
     with connect(run.cluster.primary, entry.name, purpose="seal") as connection:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         connection.execute(f"SET TRANSACTION SNAPSHOT {literal(entry.snapshot.name)}".encode())
-        check_readable(LockingSession(connection), run, table)
+        check_readable(LockingSession(connection), run, entry.name, table)
         yield connection
         connection.execute("COMMIT")
 
 
-def check_readable(session: Session, run: Run, table: Table) -> Table:
-    """Lock the table; its shape under the snapshot. Raises SnapshotTooOld if the snapshot does not read it any more."""
+def check_readable(session: Session, run: Run, database: str, table: Table) -> Table:
+    """Lock the table; its shape under the snapshot. Raises SnapshotTooOld if the snapshot does not read it any more: the
+    next try of the seal then reads it first."""
     try:
         live = lock_and_check(session, table, run.reached)
     except NotFound:
         live = None
+    except SnapshotTooOld:
+        run.read_first.add((database, table.oid))
+        raise
     if live is None:
         raise SnapshotTooOld(f"The table {table.qualified} was dropped or renamed at this very moment.")
     return live

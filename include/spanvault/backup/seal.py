@@ -13,7 +13,7 @@ from spanvault.backup.captured import SchemaMoved
 from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.close_chain import closing_layers
 from spanvault.backup.context import Run
-from spanvault.backup.exact import compute_fingerprints, read_exactly
+from spanvault.backup.exact import compute_fingerprints, read_exactly, read_late
 from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.layer_seal import follow_exact, globals_of, seal_layers
 from spanvault.backup.orphans import follow, read_orphans
@@ -94,7 +94,7 @@ def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
         entry.changes.read(messages, start, own_end)
     run.reached("seal.after_window")
     entry.distrust(run.cluster.primary)
-    read_exactly(run, entry, entry.unhealed_tables())
+    read_late(run, entry, entry.unhealed_tables())
     read_orphans(run, entry)
     run.reached("seal.after_orphans")
     if own_end < end:

@@ -11,6 +11,7 @@ from spanvault.backup.captured import CapturedDatabase, capture_schema, snapshot
 from spanvault.backup.changelog import ChangeLog, files_of
 from spanvault.backup.changes import TableChanges
 from spanvault.backup.context import Run
+from spanvault.backup.exact import read_exactly
 from spanvault.backup.layer_log import LayerPart
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import connect
@@ -30,7 +31,7 @@ class DatabaseSeal(CapturedDatabase):
     """What the seal of a full knows of one database. `distrusted` are the OIDs of tables whose log has a hole."""
 
     def __init__(self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, receipts: Mapping[str, Receipt]) -> None:
-        super().__init__(run, planned, snapshot)
+        super().__init__(run, planned, snapshot, run.read_first)
         self.distrusted: set[int] = set()
         self.followed: LayerPart | None = None
         self.followed_window: DecodedWindow | None = None
@@ -55,7 +56,7 @@ class DatabaseSeal(CapturedDatabase):
         Raises StateUnknown if the shape stayed and yet a slice is missing: the export has not ended.
         """
         planned = self.planned.database.table(table.oid)
-        if planned is None or table.capture != "log" or planned.capture != "log":
+        if planned is None or table.capture != "log" or planned.capture != "log" or table.oid in self.read_first:
             return False
         if planned.fingerprint() != table.fingerprint() or (self._types_moved and has_user_types(table)):
             return False
@@ -67,7 +68,7 @@ class DatabaseSeal(CapturedDatabase):
     def exact_tables(self) -> list[Table]:
         """The tables that no log heals, known before it is read."""
         log = {table.oid for table in self._log_tables}
-        return [table for table in self.tables if table.capture != "none" and table.oid not in log]
+        return [table for table in self.readable_tables() if table.oid not in log | self.exact.keys()]
 
     def unhealed_tables(self) -> list[Table]:
         """The tables that the log turned out not to heal.
@@ -128,6 +129,7 @@ def open_database_seal(run: Run, planned: PlannedDatabase, receipts: Mapping[str
     """
     with snapshot_of(run, planned) as snapshot:
         entry = DatabaseSeal(run, planned, snapshot, receipts)
+        read_exactly(run, entry, entry.first_tables())
         capture_schema(run, entry)
         yield entry
 

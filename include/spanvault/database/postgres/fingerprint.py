@@ -21,6 +21,15 @@ _OWN_PUBLICATIONS = "(SELECT oid FROM pg_catalog.pg_publication WHERE pubname ~ 
 _TEMPORARY = "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_')"
 _TEMPORARY_CLASS = f"(SELECT oid FROM pg_catalog.pg_class WHERE relnamespace IN {_TEMPORARY})"
 
+_VERSION = "c.xmin::text || c.ctid::text"
+# Without what TRUNCATE, VACUUM and ANALYZE set, and what follows from other catalogs.
+_VERSIONS = {
+    "pg_class": (
+        "(pg_catalog.to_jsonb(c) - '{relfilenode,relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,relminmxid,"
+        "relhasindex,relhasrules,relhastriggers,relhassubclass}'::text[])::text"
+    )
+}
+
 # Catalogs whose rows say what a dump of the schema says, each with what leaves sessions' temporary objects out.
 _CATALOGS: dict[str, str] = {
     "pg_class": f"relnamespace NOT IN {_TEMPORARY}",
@@ -61,8 +70,9 @@ _CATALOGS: dict[str, str] = {
 def catalog_fingerprint(query: Query) -> str:
     """A digest of the catalogs as the session's snapshot shows them; any DDL changes it, data changes do not.
 
-    (xmin, ctid) name a row's version. TRUNCATE, VACUUM FULL and REFRESH change it too: false alarms that a retry
-    absorbs. Costs some 30 ms. Catalogs that the server does not have, or that the role may not read (nor may its pg_dump),
+    (xmin, ctid) name a row's version. Of pg_class the columns count instead, as every TRUNCATE changes the row, and some
+    applications truncate a table every second. VACUUM FULL and REFRESH change it too: false alarms that a retry absorbs.
+    Costs some 30 ms. Catalogs that the server does not have, or that the role may not read (nor may its pg_dump),
     are left out.
     """
     names = ", ".join(f"'{name}'" for name in _CATALOGS)
@@ -72,7 +82,7 @@ def catalog_fingerprint(query: Query) -> str:
     )
     found = {row[0] for row in readable}
     pieces = [
-        f"SELECT '{name}' AS c, count(*) AS n, sum(pg_catalog.hashtextextended(c.xmin::text || c.ctid::text, 0)::numeric) AS h"
+        f"SELECT '{name}' AS c, count(*) AS n, sum(pg_catalog.hashtextextended({_VERSIONS.get(name, _VERSION)}, 0)::numeric) AS h"
         f" FROM pg_catalog.{name} c WHERE {condition}"
         for name, condition in _CATALOGS.items()
         if name in found
