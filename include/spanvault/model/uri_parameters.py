@@ -125,15 +125,15 @@ def checked_parameters(pairs: Sequence[tuple[str, str]], scheme: str, where: str
             raise BadInput(f"{where}: unsupported value {value!r} for {name}; it may be {', '.join(_VALUES[name])}.")
     _check_locality(params.get("COCKROACH_LOCALITY"), where)
     if "AWS_ENDPOINT" in params:
-        _check_endpoint(params["AWS_ENDPOINT"], "AWS_ENDPOINT", "https://host or https://host:port", where)
+        check_endpoint(params["AWS_ENDPOINT"], "AWS_ENDPOINT", "https://host or https://host:port", where)
     if "AZURE_ENDPOINT" in params:
-        _check_endpoint(params["AZURE_ENDPOINT"], "AZURE_ENDPOINT", "https://host, https://host:port or with /account", where)
+        check_endpoint(params["AZURE_ENDPOINT"], "AZURE_ENDPOINT", "https://host, https://host:port or with /account", where)
     if (params.get("AWS_SERVER_ENC_MODE") == "aws:kms") != ("AWS_SERVER_KMS_ID" in params):
         raise BadInput(f"{where}: AWS_SERVER_KMS_ID must be set when, and only when, AWS_SERVER_ENC_MODE is aws:kms.")
-    _check_roles(params.get("ASSUME_ROLE"), scheme, where)
+    check_roles(params.get("ASSUME_ROLE"), scheme, where)
     _check_lock(params, where)
     if params.get("CREDENTIALS", REDACTED) != REDACTED:
-        _check_key_file(params["CREDENTIALS"], where)
+        check_key_file(params["CREDENTIALS"], where)
     if not _ACCOUNT.fullmatch(params.get("AZURE_ACCOUNT_NAME", "any")):
         raise BadInput(f"{where}: AZURE_ACCOUNT_NAME must be 3 to 24 lower-case letters and digits.")
     return tuple(params.items())
@@ -142,9 +142,9 @@ def checked_parameters(pairs: Sequence[tuple[str, str]], scheme: str, where: str
 def check_access(scheme: str, params: Mapping[str, str], where: str) -> None:
     """Raise BadInput unless the parameters say in exactly one way with whose rights the place is used."""
     if scheme == "s3":
-        _check_one_way(params, _S3_KEYS, _S3_KEYS[:2], "give both keys, AUTH=implicit or conn_id", where)
+        check_one_way(params, _S3_KEYS, _S3_KEYS[:2], "give both keys, AUTH=implicit or conn_id", where)
     elif scheme == "gs":
-        _check_one_way(params, ("CREDENTIALS",), ("CREDENTIALS",), "give it, AUTH=implicit or conn_id", where)
+        check_one_way(params, ("CREDENTIALS",), ("CREDENTIALS",), "give it, AUTH=implicit or conn_id", where)
     elif scheme == "azure-blob":
         _check_azure_access(params, where)
 
@@ -159,10 +159,11 @@ def _check_azure_access(params: Mapping[str, str], where: str) -> None:
         raise BadInput(f"{where}: AZURE_ACCOUNT_KEY and {client[0]} are both set; give the account's key or a client, not both.")
     needed = _AZURE_CLIENT if client else ("AZURE_ACCOUNT_KEY",)
     hint = "give AZURE_ACCOUNT_KEY, all of AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID, AUTH=implicit or conn_id"
-    _check_one_way(params, ("AZURE_ACCOUNT_KEY", *_AZURE_CLIENT), needed, hint, where)
+    check_one_way(params, ("AZURE_ACCOUNT_KEY", *_AZURE_CLIENT), needed, hint, where)
 
 
-def _check_one_way(params: Mapping[str, str], keys: Sequence[str], needed: Sequence[str], hint: str, where: str) -> None:
+def check_one_way(params: Mapping[str, str], keys: Sequence[str], needed: Sequence[str], hint: str, where: str) -> None:
+    """Raise BadInput unless exactly one of AUTH=specified with the `needed` of `keys`, AUTH=implicit and conn_id is given."""
     given = [name for name in keys if name in params]
     if "conn_id" in params:
         if given or "AUTH" in params:
@@ -199,7 +200,8 @@ def _check_locality(text: str | None, where: str) -> None:
         raise BadInput(f'{where}: COCKROACH_LOCALITY must be default or one tier in the form "key=value".')
 
 
-def _check_endpoint(endpoint: str, name: str, form: str, where: str) -> None:
+def check_endpoint(endpoint: str, name: str, form: str, where: str) -> None:
+    """Raise BadInput unless the parameter `name` holds an http or https address without user, query and fragment."""
     try:
         parts = urlsplit(endpoint)
         valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
@@ -209,7 +211,8 @@ def _check_endpoint(endpoint: str, name: str, form: str, where: str) -> None:
         raise BadInput(f"{where}: {name} must have the form {form}.")
 
 
-def _check_roles(text: str | None, scheme: str, where: str) -> None:
+def check_roles(text: str | None, scheme: str, where: str) -> None:
+    """Raise BadInput for an ASSUME_ROLE that roles_of cannot read: service accounts for `gs`, ARNs of roles otherwise."""
     if text is None:
         return
     form, example = (
@@ -230,7 +233,8 @@ def _check_lock(params: Mapping[str, str], where: str) -> None:
         raise BadInput(f"{where}: OBJECT_LOCK_DAYS must be a whole number from 1 to {LONGEST_LOCK_DAYS}.")
 
 
-def _check_key_file(text: str, where: str) -> None:
+def check_key_file(text: str, where: str) -> None:
+    """Raise BadInput unless CREDENTIALS is JSON in base64."""
     try:
         valid = isinstance(json.loads(base64.b64decode(text, altchars=b"-_" if {"-", "_"} & set(text) else None)), dict)
     except (ValueError, RecursionError):
