@@ -3,14 +3,71 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
+from spanvault.errors import BadInput
 from spanvault.model.base import Value
 from spanvault.model.cut import Lsn
+from spanvault.model.kms_uri import KmsUri
 from spanvault.model.target import ClusterTarget, Target
+from spanvault.model.uri import REDACTED
+
+# What Airflow takes as the ID of a connection and as the name of a variable; environment variables as in POSIX.
+_REFERENCE = re.compile(
+    r"connection:[\w#!()\-.:/\\]{1,200}|variable:[^\s\x00-\x1f\x7f]{1,250}|env:[A-Za-z_]\w{0,250}|prompt", re.ASCII
+)
+
+
+class EncryptionOptions(Value):
+    """With what a backup is encrypted or read: a passphrase, a reference to one, or keys in key services.
+
+    `passphrase_from` says who is asked for the passphrase, and is no secret: `connection:ID` (an Airflow connection's
+    password), `variable:NAME` (an Airflow variable), `env:NAME` (an environment variable) or `prompt` (the person at the
+    terminal). `kms` are URIs as KmsUri reads them, which may hold secrets. Raises BadInput, never with a value in the
+    message, for more than one of the three, an empty passphrase and anything of another form.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    passphrase: SecretStr | None = None
+    passphrase_from: str | None = None
+    kms: tuple[SecretStr, ...] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything to encrypt or read with."""
+        return self.passphrase is not None or self.passphrase_from is not None or bool(self.kms)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.kms and (self.passphrase is not None or self.passphrase_from is not None):
+            raise BadInput("A backup cannot have both encryption_passphrase and kms option set; give one of them.")
+        if self.passphrase is not None:
+            if self.passphrase_from is not None:
+                raise BadInput("encryption_passphrase and encryption_passphrase_from both name a passphrase; give one of them.")
+            _check_passphrase(self.passphrase.get_secret_value())
+        if self.passphrase_from is not None and not _REFERENCE.fullmatch(self.passphrase_from):
+            raise BadInput(
+                "encryption_passphrase_from says where the passphrase is kept: connection:ID, variable:NAME, env:NAME or prompt."
+            )
+        for uri in self.kms:
+            KmsUri.parse(uri.get_secret_value())
+        return self
+
+
+def _check_passphrase(passphrase: str) -> None:
+    if not passphrase:
+        raise BadInput("The encryption passphrase is empty; give one that nobody guesses.")
+    if passphrase == REDACTED:
+        raise BadInput(f"{REDACTED!r} stands where a passphrase was taken out of a statement; write the passphrase there again.")
+    try:
+        passphrase.encode()
+    except UnicodeEncodeError:
+        raise BadInput("The encryption passphrase holds a character that cannot be written in UTF-8.") from None
 
 
 class BackupOptions(Value):
@@ -42,8 +99,11 @@ class BackupRequest(Value):
     """BACKUP [targets] INTO [LATEST IN | 'subdir' IN] 'uri' [AS OF SYSTEM TIME ...] [WITH options].
 
     `append` names the chain (LATEST or a path) that gets an incremental layer, None asks for a new full. `as_of` is the
-    time at which the layer ends, None for now.
+    time at which the layer ends, None for now. `encryption` is in no dump and no digest of a request, so that no document
+    and no message between tasks holds it: every process is given it anew.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: Literal["backup"] = "backup"
     target: Target = ClusterTarget()
@@ -51,6 +111,7 @@ class BackupRequest(Value):
     into: str
     as_of: datetime | None = None
     options: BackupOptions = BackupOptions()
+    encryption: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
 
     def digest(self) -> str:
         """Equal for requests that ask for the same thing; says whether an unfinished run may be continued."""
@@ -76,7 +137,10 @@ class RestoreOptions(Value):
 
 
 class RestoreRequest(Value):
-    """RESTORE [targets] FROM LATEST | 'subdir' IN 'uri' [AS OF SYSTEM TIME ...] [WITH options]."""
+    """RESTORE [targets] FROM LATEST | 'subdir' IN 'uri' [AS OF SYSTEM TIME ...] [WITH options]; `encryption` as in
+    BackupRequest."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: Literal["restore"] = "restore"
     target: Target = ClusterTarget()
@@ -84,6 +148,7 @@ class RestoreRequest(Value):
     collection: str
     as_of: datetime | Lsn | None = None
     options: RestoreOptions = RestoreOptions()
+    encryption: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
 
 
 class ShowBackupsRequest(Value):
@@ -94,13 +159,29 @@ class ShowBackupsRequest(Value):
 
 
 class ShowBackupRequest(Value):
-    """SHOW BACKUP [FROM] LATEST | 'subdir' IN 'uri' [WITH check_files, as_json]."""
+    """SHOW BACKUP [FROM] LATEST | 'subdir' IN 'uri' [WITH options]; `encryption` as in BackupRequest."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: Literal["show_backup"] = "show_backup"
     subdir: str = "LATEST"
     collection: str
     check_files: bool = False
     as_json: bool = False
+    encryption: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
 
 
-Request = BackupRequest | RestoreRequest | ShowBackupsRequest | ShowBackupRequest
+class AlterBackupRequest(Value):
+    """ALTER BACKUP LATEST | 'subdir' IN 'uri': a chain that `old` opens can be opened with `new`, too (keys in key
+    services) or from now on (a passphrase). Both are in no dump, as in BackupRequest."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    kind: Literal["alter_backup"] = "alter_backup"
+    subdir: str = "LATEST"
+    collection: str
+    old: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
+    new: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
+
+
+Request = BackupRequest | RestoreRequest | ShowBackupsRequest | ShowBackupRequest | AlterBackupRequest
