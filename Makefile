@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CODE := $(wildcard include plugins dags tests benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean test test-all soak lint format bench requirements clean
+.PHONY: help setup demo demo-clean test azurite test-all soak lint format bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -37,7 +37,17 @@ demo-clean: ## Stop whatever a demo left running and delete its data
 test: setup ## Tests that need nothing but what setup installs (at most 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak -m 'not apt and not slow' $(PYTEST_ARGS)
 
-test-all: setup ## All tests; names what it skips because the machine lacks it
+azurite: setup ## Azure's test server, from npm into .tools; test-all runs this, and does without where npm is missing
+	@if ! command -v npm >/dev/null; then \
+		echo 'npm is not installed: all tests of Azure Blob Storage will be skipped.'; \
+	elif ! cmp -s tools/azurite/package-lock.json .tools/azurite/installed; then \
+		mkdir -p .tools/azurite && cp tools/azurite/package.json tools/azurite/package-lock.json .tools/azurite/ && \
+		npm ci --prefix .tools/azurite --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error && \
+		cp tools/azurite/package-lock.json .tools/azurite/installed || \
+		echo 'Azurite could not be installed (the reason stands above): all tests of Azure Blob Storage will be skipped.'; \
+	fi
+
+test-all: setup azurite ## All tests; names what it skips because the machine lacks it
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak $(PYTEST_ARGS)
 
 soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), and millions of changes

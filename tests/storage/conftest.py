@@ -13,6 +13,7 @@ from spanvault.config.settings import Settings
 from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.storage.base import Storage
 from spanvault.storage.registry import open_storage
+from tests.kit.azurite import Azurite
 from tests.kit.tcp_proxy import TcpProxy
 
 OpenStorage = Callable[..., Storage]
@@ -37,11 +38,28 @@ def bucket(seaweed: SeaweedServer) -> str:
     return BUCKET
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(scope="session")
+def azurite(servers_folder: Path) -> Iterator[Azurite]:
+    """Azure's test server, shared by the tests of this process."""
+    with Azurite(servers_folder / "azurite") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def container(azurite: Azurite) -> str:
+    """As `bucket`, on Azure's test server."""
+    azurite.create_container(BUCKET)
+    return BUCKET
+
+
+@pytest.fixture(params=["file", "s3", pytest.param("azure", marks=pytest.mark.apt)])
 def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of an empty place on each backend."""
     if request.param == "file":
         return f"file://{tmp_path}/backups"
+    if request.param == "azure":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        return azurite.uri(request.getfixturevalue("container"), f"{uuid.uuid4()}/backups")
     seaweed: SeaweedServer = request.getfixturevalue("seaweed")
     return seaweed.uri(request.getfixturevalue("bucket"), f"{uuid.uuid4()}/backups")
 

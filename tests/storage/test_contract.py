@@ -16,7 +16,7 @@ from spanvault.storage.base import Storage
 from tests.kit.faults import Killed
 
 SMALL = 1 << 10
-SEVERAL_PARTS = 20 << 20  # S3 parts have 8 MiB.
+SEVERAL_PARTS = 20 << 20  # S3 parts and Azure blocks have 8 MiB.
 UNICODE_KEYS = [
     "A",
     "a b",
@@ -241,7 +241,7 @@ def test_deleting_is_idempotent(storage: Storage) -> None:
 def test_what_is_missing_is_named(storage: Storage) -> None:
     assert storage.head("no/such") is None
     for read in (storage.get, lambda key: list(storage.read_chunks(key))):
-        with pytest.raises(NotFound, match=r"^There is no object 'no/such' in (file|s3)://.*\.$"):
+        with pytest.raises(NotFound, match=r"^There is no object 'no/such' in (file|s3|azure-blob)://.*\.$"):
             read("no/such")
     assert keys(storage) == []
     assert list(storage.list_folders()) == []
@@ -277,7 +277,8 @@ def test_the_longest_key_is_stored(storage: Storage) -> None:
 
 def test_the_display_uri_shows_the_place_and_no_secret(storage: Storage, storage_uri: str) -> None:
     assert storage.display_uri.partition("?")[0] == storage_uri.partition("?")[0]
-    _, _, secret = storage_uri.partition("AWS_SECRET_ACCESS_KEY=")
-    if secret:
-        assert secret.partition("&")[0] not in storage.display_uri
-        assert "AWS_SECRET_ACCESS_KEY=redacted" in storage.display_uri
+    for parameter in ("AWS_SECRET_ACCESS_KEY", "AZURE_ACCOUNT_KEY"):
+        _, _, secret = storage_uri.partition(f"{parameter}=")
+        if secret:
+            assert secret.partition("&")[0] not in storage.display_uri
+            assert f"{parameter}=redacted" in storage.display_uri

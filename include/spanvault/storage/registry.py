@@ -25,6 +25,11 @@ def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolve
         from spanvault.storage.s3_access import s3_access
 
         return S3Storage(parsed, s3_access(parsed, settings, connections), settings)
+    if parsed.scheme == "azure-blob":
+        from spanvault.storage.azure import AzureStorage
+        from spanvault.storage.azure_access import azure_access
+
+        return AzureStorage(parsed, azure_access(parsed, settings, connections), settings)
     if parsed.scheme not in {"file", "nodelocal"}:
         raise BadInput(f"Storage of the scheme {parsed.scheme}:// is not supported yet by this version.")
     return LocalStorage(settings.local_folder(parsed), parsed.redacted())

@@ -1,0 +1,155 @@
+"""What the Azure libraries raise, as one of our errors with one sentence.
+
+Codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and the common ones beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
+
+from azure.core import exceptions
+from azure.core.exceptions import AzureError, HttpResponseError
+
+from spanvault.errors import AlreadyExists, BadInput, NotFound, Refused, Retryable, SpanvaultError
+from spanvault.model.clock import now
+from spanvault.storage.azure_access import AzureAccess
+
+MISSING = frozenset({"BlobNotFound", "ResourceNotFound"})
+EXISTING = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
+INVALID_RANGE = "InvalidRange"
+_UNPROVEN = frozenset({"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"})
+_DENIED = (
+    BadInput,
+    "{where} refused access ({code}): check the {credential}, its rights to list, read, write and delete blobs, and the "
+    "account's network rules.",
+)
+_REMOVED = (Retryable, "The upload of {key!r} to {where} was removed while it was written.")
+_THROTTLED = (Retryable, "{where} asks for fewer requests ({code}), also after several tries.")
+_PROTECTED = (Refused, "{key!r} in {where} is protected from being changed or deleted ({code}); nothing was done to it.")
+_CODES: dict[str, tuple[type[SpanvaultError], str]] = {
+    "ContainerNotFound": (NotFound, "There is no container {container!r} at {endpoint}; create it first."),
+    "ContainerBeingDeleted": (Retryable, "The container {container!r} at {endpoint} is being deleted."),
+    "ContainerDisabled": (BadInput, "The container {container!r} at {endpoint} was disabled by its owner."),
+    **dict.fromkeys(MISSING, (NotFound, "There is no object {key!r} in {where}.")),
+    **dict.fromkeys(EXISTING, (AlreadyExists, "The object {key!r} exists already in {where}; nothing was overwritten.")),
+    "ConditionNotMet": (AlreadyExists, "The object {key!r} in {where} is another one by now; nothing was overwritten."),
+    "InvalidBlockList": _REMOVED,
+    "InvalidBlobOrBlock": _REMOVED,
+    "BlockCountExceedsLimit": (BadInput, "{key!r} is larger than an object in {where} can be."),
+    "AccountIsDisabled": (BadInput, "{where}: the storage account {account!r} is disabled."),
+    "KeyBasedAuthenticationNotPermitted": (
+        BadInput,
+        "{where}: the storage account takes no account keys; give AZURE_CLIENT_ID, AZURE_CLIENT_SECRET and AZURE_TENANT_ID, "
+        "or AUTH=implicit.",
+    ),
+    "BlobArchived": (BadInput, "{key!r} in {where} is archived; bring it back to an online tier first."),
+    "BlobImmutableDueToPolicy": _PROTECTED,
+    "BlobImmutableDueToLegalHold": _PROTECTED,
+    "SnapshotsPresent": _PROTECTED,
+    "LeaseIdMissing": _PROTECTED,
+    "Md5Mismatch": (Retryable, "{key!r} arrived damaged at {where} and was not stored."),
+    "ServerBusy": _THROTTLED,
+    "TooManyRequests": _THROTTLED,
+    "OperationTimedOut": (Retryable, "{where} did not finish a request in time, also after several tries."),
+}
+_STATUS = {401: _DENIED, 403: _DENIED, 429: _THROTTLED, 503: _THROTTLED}
+_TIMEOUTS = (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError)
+
+
+@dataclass(frozen=True)
+class AzurePlace:
+    """What sentences say of a container: its name, the storage's root in it, and how it is reached."""
+
+    container: str
+    where: str
+    access: AzureAccess
+
+    @property
+    def credential(self) -> str:
+        """What the access rests on, for people."""
+        if self.access.account_key:
+            return "account key"
+        if self.access.sas_token:
+            return "SAS token"
+        return "client's secret" if self.access.client else "machine's own identity"
+
+
+def translate(error: AzureError, place: AzurePlace, key: str) -> SpanvaultError:
+    """The error of ours that says what `error` means for `key`."""
+    if isinstance(error, HttpResponseError) and error.response is not None and hasattr(error, "error_code"):
+        return _answer(error, place, key)
+    return _no_answer(error, place)
+
+
+def code_of(error: BaseException) -> str:
+    """The object store's code, or an empty text if there was no answer."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or "")
+
+
+def _answer(error: HttpResponseError, place: AzurePlace, key: str) -> SpanvaultError:
+    code, status = code_of(error), error.status_code or 0
+    if code in _UNPROVEN:
+        return _unproven(place, code)
+    known = _CODES.get(code) or (_DENIED if code.startswith(("Authorization", "Insufficient")) else _STATUS.get(status))
+    if known:
+        kind, sentence = known
+        return kind(
+            sentence.format(
+                key=key,
+                where=place.where,
+                container=place.container,
+                endpoint=place.access.url,
+                account=place.access.account,
+                credential=place.credential,
+                code=code or status,
+            )
+        )
+    reason = f"{code or status}: {first_line(error)}".rstrip(": ")
+    if status >= 500:
+        return Retryable(f"{place.where} failed, also after several tries ({reason}).")
+    return BadInput(f"{place.where} refused the call for {key!r} ({reason}).")
+
+
+def _unproven(place: AzurePlace, code: str) -> SpanvaultError:
+    """The service does not tell (in the code) an expired SAS token from one that was never valid; its text does."""
+    access = place.access
+    if access.sas_token is not None:
+        ended = _expiry(access.sas_token.get_secret_value())
+        if ended and ended <= now():
+            return BadInput(f"{place.where}: the SAS token expired at {ended:%Y-%m-%d %H:%M:%S} UTC; give a fresh one.")
+        return BadInput(f"{place.where}: the SAS token is not valid for {access.url} ({code}); give a fresh one.")
+    if access.account_key is not None:
+        return BadInput(f"{place.where}: the account key does not belong to the storage account {access.account!r} ({code}).")
+    return BadInput(f"{place.where} does not accept the {place.credential} ({code}): it must belong to the account's tenant.")
+
+
+def _expiry(sas_token: str) -> datetime | None:
+    """https://learn.microsoft.com/rest/api/storageservices/create-service-sas: `se` is the time in UTC."""
+    try:
+        return datetime.fromisoformat(parse_qs(sas_token)["se"][0]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return None
+
+
+def _no_answer(error: AzureError, place: AzurePlace) -> SpanvaultError:
+    where, endpoint = place.where, place.access.url
+    if isinstance(error, exceptions.ClientAuthenticationError):
+        return BadInput(f"{where}: signing in with the {place.credential} failed ({first_line(error)}).")
+    if isinstance(error, _TIMEOUTS):
+        return Retryable(f"{where}: {endpoint} did not answer in time, also after several tries.")
+    if "non-TLS" in str(error):
+        return BadInput(f"{where}: only an account key or a SAS token may be sent to {endpoint}, because it is not https.")
+    if isinstance(error, exceptions.ServiceRequestError):
+        return Retryable(f"{where}: {endpoint} cannot be reached.")
+    # A body that broke off comes as an HttpResponseError without the service's code.
+    if isinstance(error, (exceptions.ServiceResponseError, HttpResponseError)):
+        return Retryable(f"{where}: the connection to {endpoint} failed ({first_line(error)}).")
+    return BadInput(f"{where} cannot be used as described: {first_line(error)}.")
+
+
+def first_line(error: AzureError) -> str:
+    """What the library says, without the request's details that it adds in further lines."""
+    return (str(error.message or error).strip().splitlines() or [""])[0].rstrip(". ")
