@@ -11,6 +11,8 @@
     │   │   └── AlreadyExists  what it would create is there
     │   ├── AlreadyCovered   the backup that is asked for is there under another name; nothing is missing
     │   ├── Refused          allowed to ask, not allowed to do: it would lose or mix data
+    │   │   ├── Locked       the object store keeps the object until its lock ends
+    │   │   └── KeyMismatch  the backup's encryption and the given key do not fit
     │   ├── Damaged          stored bytes are not what the manifest says
     │   └── BrokenChain      history has a gap; a new full backup is needed
     └── StateUnknown         the last call may or may not have worked; read the state before trying again
@@ -64,6 +66,14 @@ class AlreadyCovered(Permanent):
 
 class Refused(Permanent):
     """The request is understood and not done, because doing it could lose or mix data."""
+
+
+class Locked(Refused):
+    """An object that is protected from deletion, by an object lock or a legal hold."""
+
+
+class KeyMismatch(Refused):
+    """A backup is encrypted and no fitting key is given, or a key is given and the backup is not encrypted."""
 
 
 class Damaged(Permanent):

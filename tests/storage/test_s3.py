@@ -120,7 +120,9 @@ def test_a_connection_gives_endpoint_and_keys(opened: OpenStorage, uri: Uri, sea
     for change, sentence in (
         ({"conn_type": "postgres"}, "needs one of the type 'aws'"),
         ({"password": None}, "needs both the access key"),
-        ({"extra": {"role_arn": "arn:aws:iam::1:role/x"}}, "uses role_arn, which is not supported yet"),
+        ({"extra": {"profile_name": "x"}}, "has both keys and a profile_name"),
+        ({"extra": {"role_arn": "r", "assume_role_method": "assume_role_with_saml"}}, "'assume_role_with_saml' is not supported"),
+        ({"extra": {"role_arn": "r", "assume_role_kwargs": {"Policy": "{}"}}}, "may hold ExternalId and RoleSessionName, and"),
         ({"extra": {"endpoint_url": 1}}, "endpoint_url in its extra fields must be text"),
     ):
         with pytest.raises(BadInput, match=sentence):
@@ -170,20 +172,27 @@ def test_class_and_encryption_are_asked_for_on_every_creation(opened: OpenStorag
 
     with answering(400, NO_SUCH_CLASS) as stub:
         storage = opened(uri(stub.port, **asked))
-        check(stub, lambda: storage.put("key", b"1"))
-        check(stub, lambda: storage.put("key", b"1", create_only=True))
-        check(stub, lambda: stream(storage, "key", 10))
-        check(stub, lambda: stream(storage, "key", FIRST_PART_BYTES))
+        check(stub, lambda: storage.put("data/key", b"1"))
+        check(stub, lambda: storage.put("data/key", b"1", create_only=True))
+        check(stub, lambda: stream(storage, "a/data/key", 10))
+        check(stub, lambda: stream(storage, "data/a/key", FIRST_PART_BYTES))
+        # What every later backup reads stays in the standard class.
+        del sent["x-amz-storage-class"]
+        for key in ("key", "a/data", "database/key"):
+            check(stub, lambda key=key: storage.put(key, b"1"))  # type: ignore[misc]
+            assert "x-amz-storage-class" not in stub.requests[0][2]
 
 
 def test_the_storage_class_is_stored(opened: OpenStorage, uri: Uri, seaweed: SeaweedServer, bucket: str) -> None:
     storage = opened(uri(S3_STORAGE_CLASS="STANDARD_IA"))
-    storage.put("small", b"1")
-    stream(storage, "large", FIRST_PART_BYTES + 1)
+    storage.put("data/small", b"1")
+    stream(storage, "data/large", FIRST_PART_BYTES + 1)
+    storage.put("document", b"1")
     client = seaweed.client()
     path = uri().partition("?")[0].rpartition("/")[2]
-    for key in ("small", "large"):
+    for key in ("data/small", "data/large"):
         assert client.head_object(Bucket=bucket, Key=f"{path}/{key}")["StorageClass"] == "STANDARD_IA"
+    assert client.head_object(Bucket=bucket, Key=f"{path}/document").get("StorageClass", "STANDARD") == "STANDARD"
     client.close()
 
 

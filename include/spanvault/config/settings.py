@@ -76,6 +76,21 @@ class Settings(BaseSettings):
         description="Bytes of one object that may be on their way to the object store at a time (such as 32MiB), per writer.",
     )
 
+    storage_rate_limit: ByteSize = Field(
+        default=ByteSize(0),
+        ge=0,
+        description=(
+            "Bytes a second (such as 50MB) that one process may read from and write to storages together; 0: no limit. A "
+            "backup's own rate_limit holds beside it."
+        ),
+    )
+    storage_calls: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Calls to object stores that one process may have under way at a time; 0: no limit.",
+    )
+
     @classmethod
     def load(cls) -> Settings:
         """The settings of the environment. Raises BadInput that names the first wrong variable."""

@@ -30,16 +30,18 @@ class SeaweedServer:
     """One server (master, volume, filer and S3 gateway in one process) with its data and log below `directory`.
 
     It knows one identity, made up at the first start. A put into a bucket that does not exist is refused, as on S3.
+    `options` are further arguments of `weed server`.
     """
 
     REGION: ClassVar[str] = "us-east-1"
 
-    def __init__(self, directory: Path, *, name: str = "seaweed", port: int | None = None) -> None:
+    def __init__(self, directory: Path, *, name: str = "seaweed", port: int | None = None, options: tuple[str, ...] = ()) -> None:
         self.directory = directory
         self.name = name
         self.access_key = "spanvault"
         self.secret_key = secrets.token_hex(16)
         self._port = port
+        self._options = options
         self._process: ServerProcess | None = None
 
     @property
@@ -110,7 +112,7 @@ class SeaweedServer:
         self._port, *others = ports = [self._port or free_ports(1)[0], *free_ports(7)]
         (self.directory / _PORTS_FILE).write_text(json.dumps(ports))
         self._process = ServerProcess.launch(
-            [_weed(), *_arguments(data, self._port, others)],
+            [_weed(), *_arguments(data, self._port, others), *self._options],
             directory=self.directory,
             log=self.log,
             environment={

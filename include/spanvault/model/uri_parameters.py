@@ -226,8 +226,11 @@ def check_roles(text: str | None, scheme: str, where: str) -> None:
 
 
 def _check_lock(params: Mapping[str, str], where: str) -> None:
+    # Locked objects need a checksum of their bytes: https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
     if ("OBJECT_LOCK_MODE" in params) != ("OBJECT_LOCK_DAYS" in params):
         raise BadInput(f"{where}: OBJECT_LOCK_MODE and OBJECT_LOCK_DAYS must be set together.")
+    if params.get("AWS_SKIP_CHECKSUM") == "true" and not {"OBJECT_LOCK_MODE", "OBJECT_LOCK_LEGAL_HOLD"}.isdisjoint(params):
+        raise BadInput(f"{where}: an object lock needs checksums; remove AWS_SKIP_CHECKSUM or OBJECT_LOCK_*.")
     days = params.get("OBJECT_LOCK_DAYS", "1")
     if not (days.isascii() and days.isdigit() and len(days) <= 6 and 1 <= int(days) <= LONGEST_LOCK_DAYS):
         raise BadInput(f"{where}: OBJECT_LOCK_DAYS must be a whole number from 1 to {LONGEST_LOCK_DAYS}.")

@@ -16,6 +16,10 @@ What the rest of Spanvault relies on:
   credentials or addresses, Retryable for anything that may pass, after the backend's own tries. A write whose answer was
   lost is looked up (each write carries a token of its own): the writer's own object means success, another's means
   AlreadyExists, none means Retryable, and only if that cannot be read either, StateUnknown.
+* **Classes and locks.** A storage class that the URI asks for is given to data only (keys with a folder `data`): the
+  small documents that every later backup reads stay in the store's standard class. A lock that it asks for is given to
+  every object. Where the bucket keeps versions, `delete` removes all versions of the object, and raises Locked, with the
+  object still visible, if one of them is protected.
 * **Leftovers.** What an interrupted writer leaves (a temporary file, a multipart upload) is no object: nothing but
   `list_unfinished` shows it, and `remove_unfinished` removes it. A writer whose leftover is removed under its hands
   fails with Retryable and publishes nothing; so remove only what is older than any write can last.
@@ -31,6 +35,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 from spanvault.model.base import Value
+from spanvault.model.uri_parameters import ObjectLock
 
 
 class ObjectInfo(Value):
@@ -100,3 +105,38 @@ class Storage(Protocol):
 
     def remove_unfinished(self, unfinished: Unfinished) -> None:
         """Remove what an interrupted write left, if it is still there."""
+
+
+class LockInfo(Value):
+    """How a stored object is protected: in which mode, until when (Unix seconds; 0: by no date), and whether by a legal
+    hold, which has no end."""
+
+    mode: str | None
+    until: float
+    legal_hold: bool
+
+
+@runtime_checkable
+class LockableStorage(Storage, Protocol):
+    """A Storage whose objects can be protected from deletion by anybody."""
+
+    @property
+    def object_lock(self) -> ObjectLock | None:
+        """What new objects are protected with."""
+
+    def lock_of(self, key: str) -> LockInfo | None:
+        """How the object is protected, None if it is not (any more). Raises NotFound."""
+
+    def extend_lock(self, key: str, until: float) -> None:
+        """Protect the object at least until `until` (Unix seconds), in the mode that it has, else in that of new objects.
+        A lock that ends later stays as it is. Raises NotFound; BadInput if neither has a mode."""
+
+
+def lockable(storage: Storage) -> LockableStorage | None:
+    """The storage that can lock objects: `storage`, or what it wraps (`inner`, which takes the same keys); else None."""
+    while not isinstance(storage, LockableStorage):
+        inner = getattr(storage, "inner", None)
+        if not isinstance(inner, Storage):
+            return None
+        storage = inner
+    return storage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from spanvault.errors import BadInput
 
 RESERVED_PREFIX = ".spanvault-"
+DATA_FOLDER = "data"
 MAX_KEY_BYTES = 900  # S3 allows 1,024, the collection's own path included.
 MAX_PART_BYTES = 200  # File systems allow 255.
 
@@ -38,6 +39,11 @@ def check_folder(prefix: str) -> str:
     if prefix:
         check_key(prefix[:-1])
     return prefix
+
+
+def is_data(key: str) -> bool:
+    """Whether the object is bulk data, which may lie in a slower storage class than the documents about it."""
+    return DATA_FOLDER in key.split("/")[:-1]
 
 
 def _is_text(key: str) -> bool:

@@ -1,4 +1,4 @@
-"""A rate limit on the bytes that go to and come from a storage."""
+"""Limits on what goes to and comes from storages: bytes a second, and calls at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
 
@@ -16,6 +17,38 @@ def limited(storage: Storage, bytes_per_second: int) -> Storage:
     """`storage` with at most `bytes_per_second` read and written together, over all threads that use the result; 0 is
     no limit."""
     return LimitedStorage(storage, RateLimit(bytes_per_second)) if bytes_per_second else storage
+
+
+def limited_in_process(storage: Storage, bytes_per_second: int) -> Storage:
+    """`storage` with at most `bytes_per_second` read and written together by all storages of this process; 0 is no
+    limit."""
+    return LimitedStorage(storage, _rate_of_process(bytes_per_second)) if bytes_per_second else storage
+
+
+class CallLimit:
+    """Turns for calls to object stores: at most `calls` at a time. A thread has one turn at most, so that a call within
+    another, or after one that was interrupted, never waits for its own thread."""
+
+    def __init__(self, calls: int) -> None:
+        self._turns = threading.BoundedSemaphore(calls)
+        self._thread = threading.local()
+
+    @staticmethod
+    def of(calls: int) -> CallLimit | None:
+        """The limit that all storages of this process share; None if `calls` is 0."""
+        return _calls_of_process(calls) if calls else None
+
+    def enter(self) -> None:
+        """Wait for a turn."""
+        if not getattr(self._thread, "has_turn", False):
+            self._turns.acquire()
+            self._thread.has_turn = True
+
+    def leave(self) -> None:
+        """Give the turn back."""
+        if getattr(self._thread, "has_turn", False):
+            self._thread.has_turn = False
+            self._turns.release()
 
 
 class RateLimit:
@@ -42,27 +75,37 @@ class RateLimit:
             self._sleep(debt / self._rate)
 
 
+@cache
+def _rate_of_process(bytes_per_second: int) -> RateLimit:
+    return RateLimit(bytes_per_second)
+
+
+@cache
+def _calls_of_process(calls: int) -> CallLimit:
+    return CallLimit(calls)
+
+
 class LimitedStorage:
-    """A Storage whose bytes pay `limit` before they go, or when they have come."""
+    """A Storage whose bytes pay `limit` before they go, or when they have come; `inner` is the one that it wraps."""
 
     def __init__(self, storage: Storage, limit: RateLimit) -> None:
-        self._storage = storage
+        self.inner = storage
         self._limit = limit
 
     @property
     def display_uri(self) -> str:
         """The root without secrets."""
-        return self._storage.display_uri
+        return self.inner.display_uri
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small object whole."""
         self._limit.take(len(data))
-        self._storage.put(key, data, create_only=create_only)
+        self.inner.put(key, data, create_only=create_only)
 
     @contextmanager
     def open_write(self, key: str) -> Iterator[Writer]:
         """Stream an object."""
-        with self._storage.open_write(key) as writer:
+        with self.inner.open_write(key) as writer:
             yield _LimitedWriter(writer, self._limit)
 
     def get(self, key: str) -> bytes:
@@ -71,33 +114,33 @@ class LimitedStorage:
 
     def read_chunks(self, key: str, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """The object's bytes in order."""
-        for chunk in self._storage.read_chunks(key, chunk_size):
+        for chunk in self.inner.read_chunks(key, chunk_size):
             self._limit.take(len(chunk))
             yield chunk
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of the object, or None."""
-        return self._storage.head(key)
+        return self.inner.head(key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`."""
-        return self._storage.list(prefix)
+        return self.inner.list(prefix)
 
     def list_folders(self, prefix: str = "") -> Iterator[str]:
         """The folders directly below `prefix`."""
-        return self._storage.list_folders(prefix)
+        return self.inner.list_folders(prefix)
 
     def delete(self, key: str) -> None:
         """Remove the object if it exists."""
-        self._storage.delete(key)
+        self.inner.delete(key)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """Writes that have not ended."""
-        return self._storage.list_unfinished()
+        return self.inner.list_unfinished()
 
     def remove_unfinished(self, unfinished: Unfinished) -> None:
         """Remove what an interrupted write left."""
-        self._storage.remove_unfinished(unfinished)
+        self.inner.remove_unfinished(unfinished)
 
 
 class _LimitedWriter:

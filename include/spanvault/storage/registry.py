@@ -7,6 +7,7 @@ from spanvault.config.settings import Settings
 from spanvault.errors import BadInput
 from spanvault.model.uri import DEFAULT_LOCALITY, StorageUri
 from spanvault.storage.base import Storage
+from spanvault.storage.limit import limited_in_process
 from spanvault.storage.local import LocalStorage
 
 
@@ -19,6 +20,10 @@ def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolve
     settings.check_destination(parsed)
     if parsed.locality not in {None, DEFAULT_LOCALITY}:
         raise BadInput(f"COCKROACH_LOCALITY {parsed.locality} is invalid for a single location; leave it out of {parsed}.")
+    return limited_in_process(_backend(parsed, settings, connections), settings.storage_rate_limit)
+
+
+def _backend(parsed: StorageUri, settings: Settings, connections: ConnectionResolver) -> Storage:
     if parsed.scheme == "s3":
         # Importing the SDK takes most of a second, which the other schemes need not pay.
         from spanvault.storage.s3 import S3Storage

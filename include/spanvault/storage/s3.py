@@ -17,10 +17,13 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from spanvault.config.settings import Settings
 from spanvault.errors import AlreadyExists, NotFound, Retryable, SpanvaultError, StateUnknown
 from spanvault.model.uri import StorageUri
-from spanvault.storage.base import ObjectInfo, Unfinished, Writer
-from spanvault.storage.keys import check_folder, check_key
-from spanvault.storage.s3_access import S3Access, s3_client
+from spanvault.model.uri_parameters import ObjectLock
+from spanvault.storage.base import LockInfo, ObjectInfo, Unfinished, Writer
+from spanvault.storage.keys import check_folder, check_key, is_data
+from spanvault.storage.s3_access import S3Access
+from spanvault.storage.s3_client import s3_client
 from spanvault.storage.s3_errors import S3Error, S3Place, code_of, translate
+from spanvault.storage.s3_lock import S3Versions, lock_fields
 from spanvault.storage.s3_upload import S3Writer
 
 _WRITER = "spanvault-writer"
@@ -33,11 +36,16 @@ class S3Storage:
         self._bucket = uri.host
         self._root = f"{uri.path}/" if uri.path else ""
         self._display_uri = uri.redacted()
-        self._place = S3Place(bucket=uri.host, where=f"s3://{uri.host}/{uri.path}", access=access)
+        self._lock = uri.object_lock
+        where = f"s3://{uri.host}/{uri.path}"
+        self._place = S3Place(bucket=uri.host, where=where, access=access, locks=self._lock is not None)
         self._client = s3_client(access, settings, self._place.where)
         self._attempts = settings.storage_attempts
         self._memory = int(settings.storage_upload_memory)
-        self._create = _creation(uri)
+        self._versions = S3Versions(self._client, self._place, self._lock)
+        self._create = _encryption(uri)
+        self._class = uri.params.get("S3_STORAGE_CLASS")
+        self._checksums = not access.skip_checksum
         self._bucket_seen = False
 
     @property
@@ -48,7 +56,7 @@ class S3Storage:
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small object whole. Raises AlreadyExists with `create_only` if the key exists."""
         token = str(uuid.uuid4())
-        call = {"Bucket": self._bucket, "Key": self._name(key), "Body": data, **self._creation_of(token)}
+        call = {"Bucket": self._bucket, "Key": self._name(key), "Body": data, **self._creation_of(key, token)}
         if not create_only:
             with self._translated(key):
                 self._client.put_object(**call)
@@ -76,8 +84,9 @@ class S3Storage:
             self._client,
             self._bucket,
             self._name(key),
-            create=self._creation_of(token),
+            create=self._creation_of(key, token),
             memory=self._memory,
+            checksums=self._checksums,
             guard=lambda: self._translated(key),
         )
         try:
@@ -141,9 +150,24 @@ class S3Storage:
                 yield entry["Prefix"].removeprefix(start)
 
     def delete(self, key: str) -> None:
-        """Remove the object if it exists."""
+        """Remove the object if it exists, with all its versions. Raises Locked."""
         with self._translated(key):
-            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+            self._versions.delete(self._name(key), key)
+
+    @property
+    def object_lock(self) -> ObjectLock | None:
+        """What new objects are protected with."""
+        return self._lock
+
+    def lock_of(self, key: str) -> LockInfo | None:
+        """How the object is protected now. Raises NotFound."""
+        with self._translated(key):
+            return self._versions.lock_of(self._name(key))
+
+    def extend_lock(self, key: str, until: float) -> None:
+        """Protect the object at least until `until` (Unix seconds). Raises NotFound, BadInput."""
+        with self._translated(key):
+            self._versions.extend(self._name(key), key, until)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """Multipart uploads below the root that were neither completed nor aborted."""
@@ -166,8 +190,10 @@ class S3Storage:
     def _name(self, key: str) -> str:
         return self._root + check_key(key)
 
-    def _creation_of(self, token: str) -> dict[str, Any]:
-        return {**self._create, "Metadata": {_WRITER: token}}
+    def _creation_of(self, key: str, token: str) -> dict[str, Any]:
+        """What a new object is created with: server-side encryption, lock, the class of data, and the writer's token."""
+        given = {"StorageClass": self._class} if self._class and is_data(key) else {}
+        return {**self._create, **given, **lock_fields(self._lock), "Metadata": {_WRITER: token}}
 
     def _pages(self, operation: Any, **call: Any) -> Iterator[Any]:
         pages = iter(self._client.get_paginator(operation).paginate(Bucket=self._bucket, **call))
@@ -211,13 +237,9 @@ class S3Storage:
             raise translate(error, self._place, key) from error
 
 
-def _creation(uri: StorageUri) -> dict[str, Any]:
-    """What every new object is created with: storage class and server-side encryption."""
-    names = {
-        "S3_STORAGE_CLASS": "StorageClass",
-        "AWS_SERVER_ENC_MODE": "ServerSideEncryption",
-        "AWS_SERVER_KMS_ID": "SSEKMSKeyId",
-    }
+def _encryption(uri: StorageUri) -> dict[str, Any]:
+    """Server-side encryption of every new object."""
+    names = {"AWS_SERVER_ENC_MODE": "ServerSideEncryption", "AWS_SERVER_KMS_ID": "SSEKMSKeyId"}
     return {ours: uri.params[theirs] for theirs, ours in names.items() if theirs in uri.params}
 
 

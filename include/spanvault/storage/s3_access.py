@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError
 from pydantic import SecretStr
 
 from spanvault.config.connections import ConnectionInfo, ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.errors import BadInput, Refused
 from spanvault.model.uri import StorageUri
+from spanvault.model.uri_parameters import Role
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
+_ROLE_METHODS = frozenset({None, "", "assume_role"})
+_ROLE_ARGUMENTS = frozenset({"ExternalId", "RoleSessionName"})
 
 
 @dataclass(frozen=True)
 class S3Access:
-    """Endpoint and credentials; without an access key the machine's own (environment, profile, instance role)."""
+    """Endpoint and credentials; without an access key the machine's own (environment, profile, instance role). With them
+    the `roles` are assumed one after another, at `sts_endpoint` where it is given."""
 
     endpoint: str | None = None
     region: str | None = None
@@ -29,6 +28,16 @@ class S3Access:
     secret_key: SecretStr | None = None
     session_token: SecretStr | None = None
     path_style: bool = False
+    profile: str | None = None
+    roles: tuple[Role, ...] = ()
+    role_session: str = "spanvault"
+    sts_endpoint: str | None = None
+    skip_checksum: bool = False
+
+    @property
+    def renews_itself(self) -> bool:
+        """Whether credentials that have ended are replaced without anybody's doing."""
+        return self.access_key is None or bool(self.roles)
 
 
 def s3_access(uri: StorageUri, settings: Settings, connections: ConnectionResolver) -> S3Access:
@@ -41,13 +50,13 @@ def s3_access(uri: StorageUri, settings: Settings, connections: ConnectionResolv
     known = _from_connection(connections.resolve(params["conn_id"])) if "conn_id" in params else _from_parameters(uri)
     if known.access_key is None and settings.external_io_disable_implicit_credentials:
         raise Refused(f"{uri} leads to implicit credentials, which SPANVAULT_EXTERNAL_IO_DISABLE_IMPLICIT_CREDENTIALS forbids.")
-    return S3Access(
+    return replace(
+        known,
         endpoint=params.get("AWS_ENDPOINT", known.endpoint),
         region=params.get("AWS_REGION", known.region),
-        access_key=known.access_key,
-        secret_key=known.secret_key,
-        session_token=known.session_token,
         path_style=params.get("AWS_USE_PATH_STYLE", str(known.path_style).lower()) == "true",
+        roles=(*known.roles, *uri.roles),
+        skip_checksum=params.get("AWS_SKIP_CHECKSUM") == "true",
     )
 
 
@@ -66,20 +75,57 @@ def _from_connection(connection: ConnectionInfo) -> S3Access:
     extra, name = connection.extra, f"Connection {connection.conn_id!r}"
     if connection.conn_type not in {"aws", ""}:
         raise BadInput(f"{name} is of the type {connection.conn_type!r}; s3:// needs one of the type 'aws'.")
-    unsupported = sorted({"role_arn", "assume_role_method", "profile_name"} & set(extra))
-    if unsupported:
-        raise BadInput(f"{name} uses {', '.join(unsupported)}, which is not supported yet by this version; give it keys.")
-    if bool(connection.login) != bool(connection.password):
-        raise BadInput(f"{name} needs both the access key (login) and the secret key (password), or neither.")
-    token = _text(extra, "aws_session_token", name)
+    key, secret = _keys(connection)
+    token, profile = _text(extra, "aws_session_token", name), _text(extra, "profile_name", name)
+    if key and profile:
+        raise BadInput(f"{name} has both keys and a profile_name; remove one of them.")
     return S3Access(
-        endpoint=_text(extra, "endpoint_url", name),
+        endpoint=_service(extra, "s3", name) or _text(extra, "endpoint_url", name),
         region=_text(extra, "region_name", name),
-        access_key=connection.login or None,
-        secret_key=connection.password if connection.login else None,
+        access_key=key,
+        secret_key=secret,
         session_token=SecretStr(token) if token else None,
         path_style=_addressing_style(extra) == "path",
+        profile=profile,
+        sts_endpoint=_service(extra, "sts", name),
+        **_role(extra, name),
     )
+
+
+def _keys(connection: ConnectionInfo) -> tuple[str | None, SecretStr | None]:
+    """Login and password, or what stands for them in the extra fields."""
+    name = f"Connection {connection.conn_id!r}"
+    key = connection.login or _text(connection.extra, "aws_access_key_id", name)
+    hidden = _text(connection.extra, "aws_secret_access_key", name)
+    secret = connection.password or (SecretStr(hidden) if hidden else None)
+    if bool(key) != bool(secret):
+        raise BadInput(f"{name} needs both the access key (login) and the secret key (password), or neither.")
+    return key, secret
+
+
+class _RoleFields(TypedDict, total=False):
+    roles: tuple[Role, ...]
+    role_session: str
+
+
+def _role(extra: dict[str, object], name: str) -> _RoleFields:
+    arn, method, arguments = _text(extra, "role_arn", name), extra.get("assume_role_method"), extra.get("assume_role_kwargs", {})
+    if arn is None:
+        return {}
+    if method not in _ROLE_METHODS:
+        raise BadInput(f"{name}: assume_role_method {method!r} is not supported; use assume_role, or the machine's own identity.")
+    if not isinstance(arguments, dict) or not set(arguments) <= _ROLE_ARGUMENTS:
+        raise BadInput(f"{name}: assume_role_kwargs may hold {' and '.join(sorted(_ROLE_ARGUMENTS))}, and nothing else.")
+    external = _text(arguments, "ExternalId", name) or _text(extra, "external_id", name)
+    session = _text(arguments, "RoleSessionName", name)
+    return {"roles": (Role(arn, external),), **({"role_session": session} if session else {})}
+
+
+def _service(extra: dict[str, object], service: str, name: str) -> str | None:
+    """The endpoint that the connection gives to one service of AWS."""
+    services = extra.get("service_config")
+    config = services.get(service) if isinstance(services, dict) else None
+    return _text(config, "endpoint_url", name) if isinstance(config, dict) else None
 
 
 def _text(extra: dict[str, object], field: str, name: str) -> str | None:
@@ -93,31 +139,3 @@ def _addressing_style(extra: dict[str, object]) -> object:
     config = extra.get("config_kwargs")
     s3 = config.get("s3") if isinstance(config, dict) else None
     return s3.get("addressing_style") if isinstance(s3, dict) else None
-
-
-def s3_client(access: S3Access, settings: Settings, where: str) -> S3Client:
-    """A client with bounded waits and tries. It may be used from several threads. Raises BadInput."""
-    config = Config(
-        connect_timeout=settings.storage_connect_timeout,
-        read_timeout=settings.storage_read_timeout,
-        # Random exponential pauses (at most 20 s) on throttling, 5xx, broken connections and timeouts:
-        # https://docs.aws.amazon.com/boto3/latest/guide/retries.html
-        retries={"mode": "standard", "total_max_attempts": settings.storage_attempts},
-        s3={"addressing_style": "path" if access.path_style else "auto"},
-        signature_version="s3v4",
-        request_checksum_calculation="when_supported",
-        response_checksum_validation="when_supported",
-        max_pool_connections=32,
-        tcp_keepalive=True,
-    )
-    try:
-        session = boto3.session.Session(
-            aws_access_key_id=access.access_key,
-            aws_secret_access_key=access.secret_key.get_secret_value() if access.secret_key else None,
-            aws_session_token=access.session_token.get_secret_value() if access.session_token else None,
-            region_name=access.region,
-        )
-        region = session.region_name or "us-east-1"
-        return session.client("s3", region_name=region, endpoint_url=access.endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise BadInput(f"{where} cannot be reached as described: {error}.") from None

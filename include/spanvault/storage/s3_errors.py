@@ -6,7 +6,7 @@ is the HTTP status as text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,7 +15,30 @@ from spanvault.errors import AlreadyExists, BadInput, NotFound, Retryable, Spanv
 from spanvault.storage.s3_access import S3Access
 
 S3Error = (BotoCoreError, ClientError)
+
+
+class RoleError(BotoCoreError):
+    """Why a role could not be assumed: `role` and the error of the call, `cause`."""
+
+    fmt = "The role {role} cannot be assumed: {cause}"
+
+    def __init__(self, role: str, cause: BotoCoreError | ClientError) -> None:
+        super().__init__(role=role, cause=cause)
+        self.role = role
+        self.cause = cause
+
+
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+_THROTTLING = (
+    "429",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+)
+# What stores answer to the headers of a lock where the bucket knows none.
+_NO_LOCK = frozenset({"InvalidRequest", "NotImplemented"})
 _MISSING_KEY = (NotFound, "There is no object {key!r} in {where}.")
 _DENIED = (BadInput, "{where} refused access ({code}): its credentials need the rights to list, get, put and delete objects.")
 _REGION = (BadInput, "{where} lies in another region than AWS_REGION says: set AWS_REGION to the bucket's own.")
@@ -44,12 +67,7 @@ _CODES: dict[str, tuple[type[SpanvaultError], str]] = {
     "BadDigest": _DIGEST,
     "InvalidDigest": _DIGEST,
     "XAmzContentChecksumMismatch": _DIGEST,
-    "429": _THROTTLED,
-    "SlowDown": _THROTTLED,
-    "Throttling": _THROTTLED,
-    "ThrottlingException": _THROTTLED,
-    "RequestLimitExceeded": _THROTTLED,
-    "TooManyRequestsException": _THROTTLED,
+    **dict.fromkeys(_THROTTLING, _THROTTLED),
     "RequestTimeout": (Retryable, "{where} did not get all bytes of a request in time, also after several tries."),
 }
 _PASSING = (
@@ -69,11 +87,12 @@ _CREDENTIALS = (
 
 @dataclass(frozen=True)
 class S3Place:
-    """What sentences say of a bucket: its name, the storage's root in it, and where it is."""
+    """What sentences say of a bucket: its name, the storage's root in it, where it is, and whether locks are asked for."""
 
     bucket: str
     where: str
     access: S3Access
+    locks: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -83,6 +102,8 @@ class S3Place:
 
 def translate(error: BotoCoreError | ClientError, place: S3Place, key: str) -> SpanvaultError:
     """The error of ours that says what `error` means for `key`."""
+    if isinstance(error, RoleError):
+        return _no_role(error, place)
     return _answer(error, place, key) if isinstance(error, ClientError) else _no_answer(error, place)
 
 
@@ -94,9 +115,9 @@ def code_of(error: BaseException) -> str:
 def _answer(error: ClientError, place: S3Place, key: str) -> SpanvaultError:
     code, status = code_of(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _EXPIRED:
-        # The machine's own credentials renew themselves; given ones do not.
-        renewed = place.access.access_key is None
-        return (Retryable if renewed else BadInput)(f"{place.where}: the credentials have expired; give fresh ones.")
+        return _expired(place, renewed=place.access.renews_itself)
+    if code in _NO_LOCK and place.locks:
+        return BadInput(f"{place.where} refused an object lock ({code}): OBJECT_LOCK_* needs a bucket that was created with it.")
     if code in _CODES:
         kind, sentence = _CODES[code]
         access_key = place.access.access_key or "of this machine"
@@ -109,6 +130,29 @@ def _answer(error: ClientError, place: S3Place, key: str) -> SpanvaultError:
     if status >= 500:
         return Retryable(f"{place.where} failed, also after several tries ({reason}).")
     return BadInput(f"{place.where} refused the call for {key!r} ({reason}).")
+
+
+def _expired(place: S3Place, *, renewed: bool) -> SpanvaultError:
+    """Given credentials are the same at the next try; a role's, and the machine's own, are not."""
+    if renewed:
+        return Retryable(f"{place.where}: the temporary credentials have expired; the next try gets fresh ones.")
+    return BadInput(f"{place.where}: the credentials have expired; give fresh ones.")
+
+
+def _no_role(error: RoleError, place: S3Place) -> SpanvaultError:
+    cause, access = error.cause, place.access
+    if not isinstance(cause, ClientError):
+        access = replace(access, endpoint=access.sts_endpoint or access.endpoint)
+        return _no_answer(cause, replace(place, access=access, where=f"{place.where}, role {error.role}"))
+    code, status = code_of(cause), cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _EXPIRED:
+        return _expired(place, renewed=access.access_key is None)
+    if code in _THROTTLING or status >= 500:
+        return Retryable(f"{place.where}: STS failed for the role {error.role}, also after several tries ({code or status}).")
+    return BadInput(
+        f"{place.where}: the role {error.role} cannot be assumed ({code or status}): its trust policy must name the credentials, "
+        "and its external id, if it asks for one, must be given."
+    )
 
 
 def _no_answer(error: BotoCoreError, place: S3Place) -> SpanvaultError:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -28,11 +28,15 @@ def part_bytes(number: int) -> int:
     return FIRST_PART_BYTES * (1 + (number - 1) // _PARTS_PER_SIZE)
 
 
+class _Algorithm(TypedDict, total=False):
+    ChecksumAlgorithm: Literal["CRC32"]
+
+
 class S3Writer:
     """A Writer whose bytes become the object by `finish()`, or go away by `abort()`.
 
     `memory` bounds the bytes of parts on their way (always at least one part); one more part is being filled. `guard`
-    translates boto3's errors; `create` holds the object's properties (storage class, encryption, metadata).
+    translates boto3's errors; `create` holds the object's properties (storage class, encryption, lock, metadata).
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class S3Writer:
         *,
         create: dict[str, Any],
         memory: int,
+        checksums: bool,
         guard: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._client = client
@@ -51,6 +56,8 @@ class S3Writer:
         self._create = create
         self._memory = memory
         self._guard = guard
+        # A part's checksum is asked for by name, so that the answer to the last call can be checked against all of them.
+        self._algorithm: _Algorithm = {"ChecksumAlgorithm": "CRC32"} if checksums else {}
         self._buffer = bytearray()
         self._number = 1
         self._upload_id: str | None = None
@@ -101,9 +108,7 @@ class S3Writer:
 
     def _send(self) -> None:
         if self._upload_id is None or self._threads is None:
-            started = self._client.create_multipart_upload(
-                Bucket=self._bucket, Key=self._name, **self._create, ChecksumAlgorithm="CRC32"
-            )
+            started = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name, **self._create, **self._algorithm)
             self._upload_id = started["UploadId"]
             self._threads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="spanvault-upload")
         part, self._buffer = self._buffer, bytearray()
@@ -115,7 +120,7 @@ class S3Writer:
     def _send_part(self, upload_id: str, number: int, part: bytearray) -> CompletedPartTypeDef:
         body = cast("bytes", part)  # boto3 takes a bytearray too; its stubs do not say so, and a copy costs memory.
         answer = self._client.upload_part(
-            Bucket=self._bucket, Key=self._name, UploadId=upload_id, PartNumber=number, Body=body, ChecksumAlgorithm="CRC32"
+            Bucket=self._bucket, Key=self._name, UploadId=upload_id, PartNumber=number, Body=body, **self._algorithm
         )
         done: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
         if "ChecksumCRC32" in answer:
