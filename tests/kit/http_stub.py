@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 
 @dataclass
@@ -19,7 +20,7 @@ class StubServer:
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[StubServer]:
+def answering(status: int, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> Iterator[StubServer]:
     """A server that gives the same answer to every request."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -30,6 +31,8 @@ def answering(status: int, body: bytes) -> Iterator[StubServer]:
             stub.requests.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -55,3 +58,28 @@ def silent() -> Iterator[int]:
     """The port of a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield listener.getsockname()[1]
+
+
+@contextmanager
+def stalling(head: bytes) -> Iterator[int]:
+    """The port of a server that sends `head` to every connection that asks something, and then nothing more."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        taken: list[socket.socket] = []
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    taken.append(connection)
+                    connection.recv(1 << 16)
+                    connection.sendall(head)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()

@@ -21,7 +21,7 @@ from spanvault.config.settings import Settings
 from spanvault.errors import AlreadyExists, NotFound, Retryable, SpanvaultError, StateUnknown
 from spanvault.model.uri import StorageUri
 from spanvault.storage.azure_access import READ_BYTES, AzureAccess, azure_client
-from spanvault.storage.azure_errors import INVALID_RANGE, MISSING, AzurePlace, code_of, translate
+from spanvault.storage.azure_errors import INVALID_RANGE, MISSING, AzurePlace, broke_off, code_of, translate
 from spanvault.storage.azure_upload import AzureWriter, began, writer_of
 from spanvault.storage.base import ObjectInfo, Unfinished, Writer
 from spanvault.storage.keys import check_folder, check_key
@@ -93,9 +93,10 @@ class AzureStorage:
                     data, size, etag = _read_range(blob, offset, version)
             except AlreadyExists:
                 raise Retryable(f"{key!r} in {self._place.where} was replaced while it was read.") from None
-            except Retryable:
+            except Retryable as error:
                 failures += 1
-                if failures == self._attempts or size < 0:
+                # All but a body that broke off was tried often enough.
+                if failures == self._attempts or not broke_off(error.__cause__):
                     raise
                 continue
             if size == 0 and self.head(key) is None:

@@ -89,6 +89,15 @@ def code_of(error: BaseException) -> str:
     return str(getattr(code, "value", code) or "")
 
 
+def broke_off(error: BaseException | None) -> bool:
+    """Whether the answer had begun and then broke off; the SDK does not count such a call among its tries."""
+    return (
+        isinstance(error, HttpResponseError)
+        and not isinstance(error, exceptions.ClientAuthenticationError)
+        and not code_of(error)
+    )
+
+
 def _answer(error: HttpResponseError, place: AzurePlace, key: str) -> SpanvaultError:
     code, status = code_of(error), error.status_code or 0
     if code in _UNPROVEN:
@@ -138,10 +147,9 @@ def _no_answer(error: AzureError, place: AzurePlace) -> SpanvaultError:
     where, endpoint = place.where, place.access.url
     if isinstance(error, exceptions.ClientAuthenticationError):
         return BadInput(f"{where}: signing in with the {place.credential} failed ({first_line(error)}).")
-    if isinstance(error, _TIMEOUTS):
+    # A request whose sending stalls is a connection that was aborted, for the SDK.
+    if isinstance(error, _TIMEOUTS) or "timed out" in first_line(error):
         return Retryable(f"{where}: {endpoint} did not answer in time, also after several tries.")
-    if "non-TLS" in str(error):
-        return BadInput(f"{where}: only an account key or a SAS token may be sent to {endpoint}, because it is not https.")
     if isinstance(error, exceptions.ServiceRequestError):
         return Retryable(f"{where}: {endpoint} cannot be reached.")
     # A body that broke off comes as an HttpResponseError without the service's code.
