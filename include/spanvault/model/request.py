@@ -51,16 +51,14 @@ class EncryptionOptions(Value):
                 raise BadInput("encryption_passphrase and encryption_passphrase_from both name a passphrase; give one of them.")
             _check_passphrase(self.passphrase.get_secret_value())
         if self.passphrase_from is not None and not _REFERENCE.fullmatch(self.passphrase_from):
-            raise BadInput(
-                "encryption_passphrase_from says where the passphrase is kept: connection:ID, variable:NAME, env:NAME or prompt."
-            )
+            raise BadInput("Where a passphrase comes from is written connection:ID, variable:NAME, env:NAME or prompt.")
         for uri in self.kms:
             KmsUri.parse(uri.get_secret_value())
         return self
 
 
 def _check_passphrase(passphrase: str) -> None:
-    if not passphrase:
+    if not passphrase.strip():
         raise BadInput("The encryption passphrase is empty; give one that nobody guesses.")
     if passphrase == REDACTED:
         raise BadInput(f"{REDACTED!r} stands where a passphrase was taken out of a statement; write the passphrase there again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from lark import Token, Tree
@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from spanvault.errors import BadInput
-from spanvault.model.request import BackupOptions, RestoreOptions, ShowBackupRequest
+from spanvault.model.request import BackupOptions, EncryptionOptions, RestoreOptions, ShowBackupRequest
 from spanvault.model.units import parse_bytes, parse_duration
 from spanvault.statement import refuse
-from spanvault.statement.problems import problem
+from spanvault.statement.problems import problem, shows
 from spanvault.statement.words import folded, unquoted
 
 Node = Tree[Token]
@@ -26,6 +26,14 @@ FIELDS: dict[str, dict[str, FieldInfo]] = {
     "SHOW BACKUP": {name: ShowBackupRequest.model_fields[name] for name in ("check_files", "as_json")},
     "SHOW BACKUPS": {},
 }
+# The options that say with what a backup is encrypted or read, with the fields of EncryptionOptions.
+KEY_OPTIONS = {"encryption_passphrase": "passphrase", "encryption_passphrase_from": "passphrase_from", "kms": "kms"}
+ENCRYPTED = frozenset({"BACKUP", "RESTORE", "SHOW BACKUP"})
+_KEY_FORMS = {
+    "passphrase": "a passphrase in single quotes",
+    "passphrase_from": "'connection:ID', 'variable:NAME', 'env:NAME' or 'prompt'",
+    "kms": "a URI in single quotes, or several as ('uri', 'uri')",
+}
 # Options whose meaning is narrower than their field's type.
 BYTE_OPTIONS = frozenset({"rate_limit", "span_bytes"})
 DURATION_OPTIONS = frozenset({"protection", "max_clock_skew"})
@@ -34,24 +42,49 @@ URI_OPTIONS = frozenset({"incremental_location"})
 _OR_NONE = frozenset({"protection"})
 
 
-def read_options(text: str, statement: str, node: Node | None) -> dict[str, Any]:
-    """The options under a with_options node of `statement` (a key of FIELDS) as field values.
+def read_options(text: str, statement: str, node: Node | None) -> tuple[dict[str, Any], EncryptionOptions]:
+    """The options under a with_options node of `statement` (a key of FIELDS) as field values, and those of encryption.
 
     Raises BadInput with the place for an option that is unknown, refused, given twice or of another form.
     """
     values: dict[str, Any] = {}
+    keys: dict[str, str | tuple[str, ...]] = {}
     for option in node.find_data("option") if node else ():
         words = [child for child in option.children if isinstance(child, Token)]
         name = " ".join(folded(word) for word in words)
         try:
-            if name in values:
+            if name in values or KEY_OPTIONS.get(name) in keys:
                 raise BadInput(f"Option {name} is given twice.")
-            if name not in FIELDS[statement]:
-                raise BadInput(_unknown(statement, name))
-            values[name] = _value(name, FIELDS[statement][name], _given(option))
+            if statement in ENCRYPTED and name in KEY_OPTIONS:
+                keys[KEY_OPTIONS[name]] = _key_value(name, option)
+                encryption(keys)
+            elif name in FIELDS[statement]:
+                values[name] = _value(name, FIELDS[statement][name], _given(option))
+            else:
+                raise BadInput(_unknown(statement, name, _shown_name(text, words)))
         except BadInput as error:
             raise problem(text, words[0].start_pos or 0, str(error).removesuffix(".")) from None
-    return values
+    return values, encryption(keys)
+
+
+def encryption(keys: Mapping[str, str | tuple[str, ...]]) -> EncryptionOptions:
+    """EncryptionOptions of the fields `keys`. Raises BadInput, without a value in the message."""
+    return EncryptionOptions.model_validate(dict(keys))
+
+
+def _key_value(name: str, option: Node) -> str | tuple[str, ...]:
+    """A passphrase or reference, or URIs; single quotes are a must: a name would be folded, and a secret not masked."""
+    field = KEY_OPTIONS[name]
+    value = next((child for child in option.children if isinstance(child, Tree)), None)
+    tokens = [child for child in value.children if isinstance(child, Token) and child.type != "LPAR"] if value else []
+    if not tokens or any(token.type != "STRING" for token in tokens) or (value and value.data == "list" and field != "kms"):
+        raise BadInput(f"Option {name} needs a value: {_KEY_FORMS[field]}.")
+    return tuple(map(unquoted, tokens)) if field == "kms" else unquoted(tokens[0])
+
+
+def _shown_name(text: str, words: Sequence[Token]) -> str:
+    """An option's name without words that may be of a passphrase, whose '=' was forgotten or whose quotes do not pair."""
+    return " ".join(folded(word) for word in words if shows(text, word.start_pos or 0, str(word)))
 
 
 def _given(option: Node) -> str | bool | None:
@@ -65,14 +98,22 @@ def _given(option: Node) -> str | bool | None:
     return unquoted(token) if token.type == "STRING" else folded(token) if token.type in {"WORD", "QUOTED"} else str(token)
 
 
-def _unknown(statement: str, name: str) -> str:
+def names_of(statement: str) -> tuple[str, ...]:
+    """The names of the options that `statement` has."""
+    return (*FIELDS[statement], *(KEY_OPTIONS if statement in ENCRYPTED else ()))
+
+
+def _unknown(statement: str, name: str, shown: str) -> str:
     if reason := refuse.option(statement, name):
         return f"Option {name} of {statement} is not possible here: {reason}."
-    known = sorted(FIELDS[statement])
+    known = sorted(names_of(statement))
+    if shown in known:
+        return f"Option {shown} needs a value: write '=' between them."
     near = difflib.get_close_matches(name, known, n=1)
-    owner = next((other for other, fields in FIELDS.items() if name in fields), None)
+    owner = next((other for other in FIELDS if name in names_of(other)), None)
     hint = f"; did you mean {near[0]}" if near else f"; it is an option of {owner}" if owner else ""
-    return f"{statement} has no option {name!r}{hint} (it has {', '.join(known) or 'none'})."
+    what = f"option {shown!r}" if shown else "option of the name that stands here"
+    return f"{statement} has no {what}{hint} (it has {', '.join(known) or 'none'})."
 
 
 def _value(name: str, field: FieldInfo, given: str | bool | None) -> Any:

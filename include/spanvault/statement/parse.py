@@ -13,8 +13,10 @@ from spanvault.errors import BadInput
 from spanvault.model.clock import Clock, now
 from spanvault.model.cut import Lsn, format_time
 from spanvault.model.request import (
+    AlterBackupRequest,
     BackupOptions,
     BackupRequest,
+    EncryptionOptions,
     Request,
     RestoreOptions,
     RestoreRequest,
@@ -24,7 +26,7 @@ from spanvault.model.request import (
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
 from spanvault.model.units import parse_duration
 from spanvault.statement import refuse
-from spanvault.statement.options import Node, read_options
+from spanvault.statement.options import Node, encryption, read_options
 from spanvault.statement.problems import problem, syntax_problem
 from spanvault.statement.rules import problems
 from spanvault.statement.words import folded, unquoted
@@ -43,7 +45,7 @@ def parse(text: str, *, clock: Clock = now) -> Request:
     """
     start = len(text) - len(_LEADING.sub("", text, count=1))
     if not text[start:].strip(" \t\n;"):
-        raise BadInput("The statement is empty; write BACKUP, RESTORE, SHOW BACKUPS or SHOW BACKUP.")
+        raise BadInput("The statement is empty; write BACKUP, RESTORE, SHOW BACKUPS, SHOW BACKUP or ALTER BACKUP.")
     if reason := refuse.statement(text[start:]):
         raise problem(text, start, reason)
     try:
@@ -106,6 +108,8 @@ class _Reader:
                 return self._show_backups(node)
             case "show_backup":
                 return self._show_backup(node)
+            case "alter_backup":
+                return self._alter_backup(node)
             case "backup_to":
                 raise self._refused(node, "TO", refuse.BACKUP_TO)
             case "restore_system_users":
@@ -116,25 +120,27 @@ class _Reader:
     def _backup(self, node: Node) -> BackupRequest:
         place, as_of = next(node.find_pred(lambda below: below.data in {"root", "inside"})), _find(node, "as_of")
         append, into = (None, self._uri(place)) if place.data == "root" else self._within(place)
-        options = read_options(self._text, "BACKUP", _find(node, "with_options"))
+        options, keys = read_options(self._text, "BACKUP", _find(node, "with_options"))
         return BackupRequest(
             target=self._target(node),
             append=append.strip("/") if append else append,
             into=into,
             as_of=self._end(as_of) if as_of else None,
             options=BackupOptions(**options),
+            encryption=keys,
         )
 
     def _restore(self, node: Node) -> RestoreRequest:
         subdir, collection = self._inside(node, refuse.RESTORE_FROM_URI)
         as_of = _find(node, "as_of")
-        options = read_options(self._text, "RESTORE", _find(node, "with_options"))
+        options, keys = read_options(self._text, "RESTORE", _find(node, "with_options"))
         return RestoreRequest(
             target=self._target(node),
             subdir=subdir,
             collection=collection,
             as_of=self._position(as_of) if as_of else None,
             options=RestoreOptions(**options),
+            encryption=keys,
         )
 
     def _show_backups(self, node: Node) -> ShowBackupsRequest:
@@ -147,8 +153,23 @@ class _Reader:
         if any(token.type == "SCHEMAS" for token in _tokens(node)):
             raise self._refused(node, "SCHEMAS", refuse.SHOW_SCHEMAS)
         subdir, collection = self._inside(node, refuse.SHOW_BACKUP_IN)
-        options = read_options(self._text, "SHOW BACKUP", _find(node, "with_options"))
-        return ShowBackupRequest(subdir=subdir, collection=collection, **options)
+        options, keys = read_options(self._text, "SHOW BACKUP", _find(node, "with_options"))
+        return ShowBackupRequest(subdir=subdir, collection=collection, encryption=keys, **options)
+
+    def _alter_backup(self, node: Node) -> AlterBackupRequest:
+        subdir, collection = self._within(_child(node, 0))
+        new, old = self._keys(_child(node, 1)), self._keys(_child(node, 2))
+        return AlterBackupRequest(subdir=subdir, collection=collection, old=old, new=new)
+
+    def _keys(self, node: Node) -> EncryptionOptions:
+        """What NEW_KMS, OLD_PASSPHRASE and the like give."""
+        name, *values = (token for token in node.scan_values(lambda _: True) if token.type != "LPAR")
+        texts = tuple(map(unquoted, values))
+        field = name.type.partition("_")[2].lower()
+        try:
+            return encryption({field: texts if field == "kms" else texts[0]})
+        except BadInput as error:
+            raise problem(self._text, name.start_pos or 0, str(error).removesuffix(".")) from None
 
     def _inside(self, node: Node, without: str) -> tuple[str, str]:
         """(subdir, collection) of `LATEST | 'subdir' IN uri`."""

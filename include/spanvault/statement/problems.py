@@ -12,13 +12,27 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedTok
 
 from spanvault.errors import BadInput
 
-_LITERAL = re.compile(r"'((?:[^']|'')*)'")
-_URI = re.compile(r"[a-zA-Z0-9-]+://[^\s?@'\"]*")
+# What ends where it ends, as the grammar has it; an opening that nothing closes makes all that follows uncertain.
+_LEXICAL = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|"[^"]*"|'(?P<literal>(?:[^']|'')*)'|(?P<unclosed>['"]|/\*)""",
+    re.DOTALL,
+)
+_URI = re.compile(r"(?:s3|gs|azure(?:-blob|-storage|-kms)?|aws(?:-kms)?|gcp-kms|file|nodelocal)://[^\s?@'\"]*", re.IGNORECASE)
+# Where a passphrase begins, whatever quotes stand around it or are missing. Where it ends is not certain in a statement that
+# is not understood: an unpaired quote inside ends it too early.
+_PASSPHRASE = re.compile(
+    r"""(?ix) (?: pass | phrase | pwd ) \w*+ "? \s* =
+    | (?: passphrase | password ) \w*+ "?+ (?! \s* (?: \Z | [,.;)] | (?: into|from|in|as|with ) \b ) )"""
+)
+# Keys whose value is anything but strings in single quotes, as far as the strings' contents are masked.
+_STRAY_KEY = re.compile(
+    r"""(?ix) (?: secret | token | credential | key | kms ) \w*+ "? \s* =
+    (?! \s* (?: '[^']*' | \( \s* '[^']*' (?: \s* , \s* '[^']*' )* \s* \) ) \s* (?: \Z | [,;)] | with\b ) )"""
+)
 # Outside single quotes, because the shell took them or double ones were typed.
 _STRAY_SECRETS = (
     re.compile(r"(?i)(://[^\s?'\"]*\?)([^\s'\"]+)"),
     re.compile(r"(://)([^\s/'\"]*)(?=@)"),
-    re.compile(r"(?i)((?:passphrase|password|secret|token|key|kms)\w*\s*=\s*)([^\s']+)"),
 )
 _MASK = "·"
 _WIDTH = 100
@@ -50,7 +64,7 @@ def syntax_problem(text: str, error: UnexpectedInput) -> BadInput:
     else:
         accepts = set(error.allowed or ()) if isinstance(error, UnexpectedCharacters) else set()
         opening = next((quote for quote in ("'", '"', "/*") if text.startswith(quote, place)), None)
-        found = f"{opening} that is never closed" if opening else repr(text[place : place + 1])
+        found = f"{opening} that is never closed" if opening else _shown(text, place, text[place : place + 1])
     return problem(text, place, f"expected {_offered(accepts)}, found {found}")
 
 
@@ -69,21 +83,34 @@ def problem(text: str, place: int, sentence: str) -> BadInput:
 
 
 def masked(text: str) -> str:
-    """The statement without quoted strings, except a URI's scheme, host and path; every place stays where it is."""
-    if text.count("'") % 2:  # where strings begin and end is not certain: hide all from the first quote on
-        first = text.index("'")
-        return text[: first + 1] + _hidden(text[first + 1 :])
-    text = _LITERAL.sub(lambda match: "'" + _mask_literal(match[1]) + "'", text)
+    """The statement without quoted strings, except a URI's scheme, host and path, and without all that follows a passphrase's
+    name; every place stays where it is."""
+    secret = _PASSPHRASE.search(text)
+    shown = text[: secret.end()] if secret else text
+    if unclosed := next((match for match in _LEXICAL.finditer(shown) if match["unclosed"]), None):
+        shown = shown[: min(place for place in (unclosed.start(), shown.find("'")) if place >= 0) + 1]
+    else:
+        shown = _LEXICAL.sub(_mask_literal, shown)
     for pattern in _STRAY_SECRETS:
-        text = pattern.sub(lambda match: match[1] + _hidden(match[2]), text)
-    return text
+        shown = pattern.sub(lambda match: match[1] + _hidden(match[2]), shown)
+    if stray := _STRAY_KEY.search(shown):
+        shown = shown[: stray.end()]
+    return shown + _hidden(text[len(shown) :])
 
 
-def _mask_literal(content: str) -> str:
+def shows(text: str, place: int, part: str) -> bool:
+    """Whether `part` of the statement, which stands at `place`, is no part of what may be a secret."""
+    return masked(text)[place : place + len(part)] == part
+
+
+def _mask_literal(match: re.Match[str]) -> str:
+    content = match["literal"]
+    if content is None:
+        return match[0] if match[0].startswith('"') else match[0][:2] + _hidden(match[0][2:])
     uri = _URI.match(content)
     # A user or password stands before an '@': then all is hidden.
     length = uri.end() if uri and "@" not in content.partition("?")[0] else 0
-    return content[:length] + _hidden(content[length:])
+    return f"'{content[:length]}{_hidden(content[length:])}'"
 
 
 def _hidden(content: str) -> str:
@@ -95,10 +122,15 @@ def _found(text: str, token: Token, accepts: set[str]) -> str:
         return "the end of the statement"
     if token.type == "STRING":
         return "a string"
-    if text.count("'") % 2:
-        return "something else; it seems that a string is not closed"
-    name = "a name in double quotes" if token.type == "QUOTED" else repr(str(token))
+    name = "a name in double quotes" if token.type == "QUOTED" else _shown(text, token.start_pos or 0, str(token))
     return f"{name} (a string needs single quotes)" if "STRING" in accepts and token.type in {"WORD", "QUOTED"} else name
+
+
+def _shown(text: str, place: int, found: str) -> str:
+    """What was found, unless it may be of a secret."""
+    if shows(text, place, found):
+        return repr(found)
+    return "something else; it seems that a string is not closed" if text.count("'") % 2 else "something that is not shown here"
 
 
 def _offered(accepts: set[str]) -> str:

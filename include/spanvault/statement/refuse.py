@@ -28,8 +28,6 @@ SHOW_SCHEMAS = (
 SHOW_FILTERS = "this version lists all backups of a collection: NEWER THAN and OLDER THAN are not possible yet"
 SYSTEM_USERS = "this version cannot restore roles alone: a restore of the whole cluster brings them"
 
-_ENCRYPTION = "this version cannot encrypt backups yet"
-_DECRYPTION = "this version has no encrypted backups yet, so there is no key to give"
 _VIRTUAL = "PostgreSQL has no virtual clusters"
 _LOCALITY = "this version cannot restrict where the work is done yet"
 _REGIONS = "PostgreSQL's databases have no regions"
@@ -41,8 +39,6 @@ _ONLINE = (
 
 OPTIONS: dict[str, dict[str, str]] = {
     "BACKUP": {
-        "encryption_passphrase": _ENCRYPTION,
-        "kms": _ENCRYPTION,
         "execution locality": _LOCALITY,
         "strict": ONE_URI,
         "strict storage locality": ONE_URI,
@@ -50,8 +46,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
     },
     "RESTORE": {
-        "encryption_passphrase": _DECRYPTION,
-        "kms": _DECRYPTION,
         "execution locality": _LOCALITY,
         "skip_missing_foreign_keys": _SELECTIVE,
         "skip_missing_sequences": _SELECTIVE,
@@ -68,8 +62,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         "virtual_cluster_name": _VIRTUAL,
     },
     "SHOW BACKUP": {
-        "encryption_passphrase": _DECRYPTION,
-        "kms": _DECRYPTION,
         "debug_ids": "this version does not show object IDs in the table; they stand in the manifest (WITH as_json)",
         "privileges": "this version does not show privileges; they are in the backup's schema.dump",
         "skip size": "sizes are stored with the backup here and cost nothing to show",
@@ -89,7 +81,6 @@ _STATEMENTS: tuple[tuple[str, str], ...] = (
     (r"(create|alter|drop|pause|resume|show(\s+create)?)\s+(backup\s+)?schedules?", _SCHEDULES),
     (r"show\s+(running|paused)\s+schedules", _SCHEDULES),
     (r"(show|pause|resume|cancel)\s+(automatic\s+)?jobs?", _JOBS),
-    (r"alter\s+backup", _ENCRYPTION + ", so there are no keys to change"),
     (
         r"(create|drop|show(\s+create)?|check)\s+external\s+connections?",
         "this version has no external connections; name an Airflow connection in the URI (?conn_id=...)",

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from spanvault.errors import BadInput
 from spanvault.model.cut import Lsn, format_time
-from spanvault.model.request import BackupRequest, Request, RestoreRequest, ShowBackupsRequest
+from spanvault.model.kms_uri import KmsUri
+from spanvault.model.request import (
+    AlterBackupRequest,
+    BackupRequest,
+    EncryptionOptions,
+    Request,
+    RestoreRequest,
+    ShowBackupsRequest,
+)
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, Target
 from spanvault.model.units import format_bytes
-from spanvault.model.uri import StorageUri, redact_text
-from spanvault.statement.options import BYTE_OPTIONS, FIELDS, URI_OPTIONS
+from spanvault.model.uri import REDACTED, StorageUri, redact_text
+from spanvault.statement.options import BYTE_OPTIONS, FIELDS, KEY_OPTIONS, URI_OPTIONS
 from spanvault.statement.words import name_text, string_text
 
 
 def render(request: Request) -> str:
-    """The statement of a request on one line, secrets included; options at their defaults are left out."""
+    """The statement of a request on one line; options at their defaults are left out. Secrets in the URIs of places are
+    included, passphrases and secrets in the URIs of keys never are: `redacted` stands there."""
     return _render(request, str)
 
 
 def render_redacted(request: Request) -> str:
-    """The statement to show and to store: secrets in its URIs are replaced, so it may need them again to run."""
+    """The statement to show and to store: all secrets are replaced, so it may need them again to run."""
     return _render(request, _redacted)
 
 
@@ -38,15 +47,19 @@ def _render(request: Request, show: Callable[[str], str]) -> str:
     if isinstance(request, BackupRequest):
         place = f"INTO {_within(request.append)} IN" if request.append is not None else "INTO"
         parts = ("BACKUP", _target(request.target), place, string_text(show(request.into)), _as_of(request.as_of))
-        return " ".join(filter(None, (*parts, _options("BACKUP", request.options, show))))
+        return " ".join(filter(None, (*parts, _options("BACKUP", request.options, request.encryption, show))))
     collection = string_text(show(request.collection))
     if isinstance(request, ShowBackupsRequest):
         return f"SHOW BACKUPS IN {collection}"
+    if isinstance(request, AlterBackupRequest):
+        verb = "ADD" if request.new.kms else "SET"
+        change = f"{verb} {_alter_key('NEW', request.new)} WITH {_alter_key('OLD', request.old)}"
+        return f"ALTER BACKUP {_within(request.subdir)} IN {collection} {change}"
     place = f"FROM {_within(request.subdir)} IN {collection}"
     if isinstance(request, RestoreRequest):
-        parts = ("RESTORE", _target(request.target), place, _as_of(request.as_of), _options("RESTORE", request.options, show))
-        return " ".join(filter(None, parts))
-    return f"SHOW BACKUP {place} {_options('SHOW BACKUP', request, show)}".rstrip()
+        options = _options("RESTORE", request.options, request.encryption, show)
+        return " ".join(filter(None, ("RESTORE", _target(request.target), place, _as_of(request.as_of), options)))
+    return f"SHOW BACKUP {place} {_options('SHOW BACKUP', request, request.encryption, show)}".rstrip()
 
 
 def _within(subdir: str) -> str:
@@ -76,13 +89,37 @@ def _pattern(pattern: TablePattern) -> str:
     return ".".join((*names, "*" if pattern.name is None else name_text(pattern.name)))
 
 
-def _options(statement: str, model: BaseModel, show: Callable[[str], str]) -> str:
+def _options(statement: str, model: BaseModel, keys: EncryptionOptions, show: Callable[[str], str]) -> str:
     given = [
         _option(name, show(value) if name in URI_OPTIONS else value)
         for name, field in FIELDS[statement].items()
         if (value := getattr(model, name)) != field.get_default()
     ]
+    given += [f"{name} = {value}" for name, field in KEY_OPTIONS.items() if (value := _key(keys, field))]
     return "WITH " + ", ".join(given) if given else ""
+
+
+def _key(keys: EncryptionOptions, field: str) -> str:
+    """A field of `keys` as a value to show, or nothing."""
+    match field:
+        case "passphrase":
+            return string_text(REDACTED) if keys.passphrase is not None else ""
+        case "passphrase_from":
+            return string_text(keys.passphrase_from) if keys.passphrase_from is not None else ""
+        case _:
+            uris = [string_text(_redacted_key(uri)) for uri in keys.kms]
+            return f"({', '.join(uris)})" if len(uris) > 1 else "".join(uris)
+
+
+def _redacted_key(uri: SecretStr) -> str:
+    """The URI of a key as it was given, if it holds no secret."""
+    text = uri.get_secret_value()
+    key = KmsUri.parse(text)
+    return key.redacted() if key.has_inline_secrets else text
+
+
+def _alter_key(prefix: str, keys: EncryptionOptions) -> str:
+    return " ".join(f"{prefix}_{field.upper()} = {value}" for field in KEY_OPTIONS.values() if (value := _key(keys, field)))
 
 
 def _option(name: str, value: bool | int | str) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from spanvault.errors import BadInput
 from spanvault.model.cut import time_of_subdir
-from spanvault.model.request import BackupRequest, Request, RestoreRequest
+from spanvault.model.request import AlterBackupRequest, BackupRequest, Request, RestoreRequest
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget, Target
 from spanvault.model.units import parse_duration
 from spanvault.statement.refuse import FULL_AS_OF, FULL_LOCATION
@@ -31,6 +31,11 @@ def problems(request: Request) -> Iterator[Problem]:
         yield from _duplicates(request.target)
         yield from _zone(request.as_of if isinstance(request.as_of, datetime) else None)
         yield from _restore(request)
+    elif isinstance(request, AlterBackupRequest):
+        if not (request.old.given and request.new.given):
+            yield "new", "ALTER BACKUP needs both, the new key or passphrase and an old one that opens the backup."
+        elif bool(request.old.kms) != bool(request.new.kms):
+            yield "new", "A passphrase is replaced by a passphrase, and keys are added to keys: give two of the same kind."
 
 
 def _backup(request: BackupRequest) -> Iterator[Problem]:

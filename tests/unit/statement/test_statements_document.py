@@ -10,11 +10,11 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from spanvault.model.cut import Lsn
-from spanvault.model.request import BackupRequest, RestoreRequest
+from spanvault.model.request import BackupRequest, EncryptionOptions, RestoreRequest
 from spanvault.model.units import format_bytes
 from spanvault.statement import refuse
-from spanvault.statement.options import BYTE_OPTIONS, FIELDS
-from spanvault.statement.parse import parse
+from spanvault.statement.options import BYTE_OPTIONS, ENCRYPTED, FIELDS, KEY_OPTIONS
+from spanvault.statement.parse import _grammar, parse
 from spanvault.statement.render import render
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "statements.md").read_text()
@@ -41,7 +41,7 @@ def test_every_example_is_a_statement(example: str) -> None:
 def test_every_statement_has_examples() -> None:
     kinds = [parse(example, clock=lambda: LATER).kind for example in EXAMPLES]
     assert {kind: kinds.count(kind) >= 2 for kind in kinds} == dict.fromkeys(
-        ("backup", "restore", "show_backup", "show_backups"), True
+        ("backup", "restore", "show_backup", "show_backups", "alter_backup"), True
     )
 
 
@@ -61,11 +61,23 @@ def test_every_option_is_documented_with_its_default(statement: str, name: str, 
         assert row[1] == f"`{format_bytes(value) if name in BYTE_OPTIONS else value}`"
 
 
+@pytest.mark.parametrize("statement", sorted(ENCRYPTED))
+@pytest.mark.parametrize("name", sorted(KEY_OPTIONS))
+def test_every_option_of_encryption_is_documented(statement: str, name: str) -> None:
+    assert re.search(rf"^\| `{name}` \| [^|]+ \| none \| [^|]{{10,}}", section(statement), re.MULTILINE)
+    assert not EncryptionOptions().given
+
+
+@pytest.mark.parametrize("name", [token.name for token in _grammar().terminals if token.name.startswith(("NEW_", "OLD_"))])
+def test_every_key_of_an_alteration_is_documented(name: str) -> None:
+    assert f"{name} =" in section("ALTER BACKUP")
+
+
 def test_no_option_is_documented_that_does_not_exist() -> None:
     for statement, fields in FIELDS.items():
         tables = [table for table in section(statement).split("\n\n") if table.startswith("| Option |")]
         documented = {name for table in tables for name in re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)}
-        assert documented == set(fields)
+        assert documented == {*fields, *(KEY_OPTIONS if statement in ENCRYPTED else ())}
 
 
 def test_every_refused_option_is_documented() -> None:
