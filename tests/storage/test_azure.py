@@ -21,7 +21,7 @@ from azure.storage.blob import (
     generate_account_sas,
 )
 
-from spanvault.errors import AlreadyExists, BadInput, NotFound, Refused, Retryable, StateUnknown
+from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Refused, Retryable, StateUnknown
 from spanvault.storage.azure_upload import FIRST_BLOCK_BYTES, MAX_BLOCKS, began, block_bytes, writer_name, writer_of
 from spanvault.storage.base import Storage
 from tests.kit.azurite import ACCOUNT, Azurite
@@ -148,7 +148,8 @@ def refused_by(stub: StubServer) -> str:
         (403, "AuthenticationFailed", BadInput, "account key does not belong to the storage account 'account'"),
         (403, "AuthorizationFailure", BadInput, "check the account key, its rights .* network rules"),
         (403, "KeyBasedAuthenticationNotPermitted", BadInput, "takes no account keys; give AZURE_CLIENT_ID"),
-        (409, "BlobImmutableDueToPolicy", Refused, "'key' in azure-blob://container/a is protected"),
+        (409, "BlobImmutableDueToPolicy", Locked, "'key' in azure-blob://container/a is kept by the account until"),
+        (409, "SnapshotsPresent", Refused, "'key' in azure-blob://container/a is protected"),
         (409, "BlobArchived", BadInput, "'key' in azure-blob://container/a is archived"),
         (400, "InvalidHeaderValue", BadInput, "refused the call for 'key' .InvalidHeaderValue"),
     ],

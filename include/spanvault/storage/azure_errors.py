@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from azure.core import exceptions
 from azure.core.exceptions import AzureError, HttpResponseError
 
-from spanvault.errors import AlreadyExists, BadInput, NotFound, Refused, Retryable, SpanvaultError
+from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Refused, Retryable, SpanvaultError
 from spanvault.model.clock import now
 from spanvault.storage.azure_access import AzureAccess
 
@@ -27,6 +27,7 @@ _DENIED = (
 )
 _REMOVED = (Retryable, "The upload of {key!r} to {where} was removed while it was written.")
 _THROTTLED = (Retryable, "{where} asks for fewer requests ({code}), also after several tries.")
+_LOCKED = (Locked, "{key!r} in {where} is kept by the account until its lock ends ({code}); nothing was done to it.")
 _PROTECTED = (Refused, "{key!r} in {where} is protected from being changed or deleted ({code}); nothing was done to it.")
 _CODES: dict[str, tuple[type[SpanvaultError], str]] = {
     "ContainerNotFound": (NotFound, "There is no container {container!r} at {endpoint}; create it first."),
@@ -45,8 +46,8 @@ _CODES: dict[str, tuple[type[SpanvaultError], str]] = {
         "or AUTH=implicit.",
     ),
     "BlobArchived": (BadInput, "{key!r} in {where} is archived; bring it back to an online tier first."),
-    "BlobImmutableDueToPolicy": _PROTECTED,
-    "BlobImmutableDueToLegalHold": _PROTECTED,
+    "BlobImmutableDueToPolicy": _LOCKED,
+    "BlobImmutableDueToLegalHold": _LOCKED,
     "SnapshotsPresent": _PROTECTED,
     "LeaseIdMissing": _PROTECTED,
     "Md5Mismatch": (Retryable, "{key!r} arrived damaged at {where} and was not stored."),
