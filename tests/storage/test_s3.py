@@ -8,14 +8,16 @@ import socket
 import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.errors import AlreadyExists, BadInput, NotFound, Retryable, StateUnknown
 from spanvault.storage.base import Storage
+from spanvault.storage.limit import CallLimit
 from spanvault.storage.s3_upload import FIRST_PART_BYTES, MAX_PARTS, part_bytes
-from tests.kit.http_stub import StubServer, answering, silent
+from tests.kit.http_stub import StubServer, answering, silent, stalling
 from tests.kit.tcp_proxy import TcpProxy
 from tests.storage.conftest import OpenStorage
 
@@ -147,6 +149,73 @@ def test_a_server_that_never_answers_is_given_up(opened: OpenStorage, uri: Uri) 
             stream(storage, "key", FIRST_PART_BYTES)
         with pytest.raises(StateUnknown, match="did not answer in time"):
             storage.put("key", b"1", create_only=True)
+
+
+def test_a_download_that_stalls_is_given_up(opened: OpenStorage, uri: Uri) -> None:
+    head = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n\r\n' + b"1" * 10
+    with stalling(head) as port:
+        storage = opened(uri(port), storage_attempts=2, storage_read_timeout=0.2)
+        with pytest.raises(Retryable, match="did not answer in time"):
+            storage.get("key")
+
+
+def test_checksums_are_sent_unless_they_are_skipped(opened: OpenStorage, uri: Uri) -> None:
+    def checksums(**params: str) -> list[bool]:
+        with answering(400, NO_SUCH_CLASS) as stub:
+            storage = opened(uri(stub.port, **params))
+            for size in (10, FIRST_PART_BYTES):
+                with pytest.raises(BadInput):
+                    stream(storage, "key", size)
+            return [any("checksum" in name for name in headers) for _, _, headers in stub.requests]
+
+    assert checksums() == [True, True]
+    assert checksums(AWS_SKIP_CHECKSUM="true") == [False, False]
+
+
+def test_skipping_checksums_stores_the_same(opened: OpenStorage, uri: Uri) -> None:
+    storage = opened(uri(AWS_SKIP_CHECKSUM="true"))
+    storage.put("small", b"1", create_only=True)
+    stream(storage, "large", FIRST_PART_BYTES + 1)
+    assert storage.get("small") == b"1"
+    assert storage.get("large") == bytes(FIRST_PART_BYTES + 1)
+
+
+def test_calls_wait_for_their_turn(opened: OpenStorage, uri: Uri) -> None:
+    storage = opened(uri(), storage_calls=1)
+    stream(storage, "large", 3 * FIRST_PART_BYTES)  # Its parts go one after another.
+    readers = [storage.read_chunks("large", 1 << 20) for _ in range(3)]
+    assert [len(next(reader)) for reader in readers] == [1 << 20] * 3  # Downloads that stand still hold up nobody.
+    assert len(list(storage.list())) == 1
+    with pytest.raises(NotFound):
+        storage.get("none")
+    with pytest.raises(ZeroDivisionError), storage.open_write("gone") as writer:
+        writer.write(bytes(2 * FIRST_PART_BYTES))
+        raise ZeroDivisionError
+    storage.delete("large")
+    assert list(storage.list()) == []
+    assert list(storage.list_unfinished()) == []
+
+
+def test_every_call_takes_a_turn_and_gives_it_back(
+    opened: OpenStorage, uri: Uri, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = {"taken": 0, "back": 0}
+
+    class Counting(CallLimit):
+        def enter(self) -> None:
+            super().enter()
+            turns["taken"] += 1
+
+        def leave(self) -> None:
+            super().leave()
+            turns["back"] += 1
+
+    monkeypatch.setattr(CallLimit, "of", staticmethod(Counting))
+    storage = opened(uri(proxy.port), storage_calls=2)
+    for call in every_call(storage):
+        with suppress(NotFound, AlreadyExists):
+            call()
+    assert turns["taken"] == turns["back"] == len(proxy.requests)
 
 
 def test_throttling_is_tried_again_and_then_retryable(opened: OpenStorage, uri: Uri) -> None:

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=10_000,
-        description="Calls to object stores that one process may have under way at a time; 0: no limit.",
+        description="Calls to S3 that one process may have under way at a time; 0: no limit. A download counts until its first bytes.",
     )
 
     @classmethod

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from spanvault.errors import BadInput
+from spanvault.errors import BadInput, Refused
 from spanvault.model.uri_parameters import (
     ADDRESS_PARAMETERS,
     ARCHIVE_CLASSES,
@@ -109,6 +109,16 @@ class StorageUri:
     def is_archive(self) -> bool:
         """Whether data written here must be brought back, for hours, before anybody can read it."""
         return self.params.get("S3_STORAGE_CLASS") in ARCHIVE_CLASSES
+
+    def check_extendable(self) -> None:
+        """Raise Refused if a chain with data here could not be built upon: validation, compaction and restore read the data
+        of every layer. CockroachDB has the same limit for its incremental backups."""
+        if self.is_archive:
+            name = self.params["S3_STORAGE_CLASS"]
+            raise Refused(
+                f"{self._place}: a backup that others are built upon cannot lie in the storage class {name}, whose objects "
+                "must be brought back before they can be read; use STANDARD, STANDARD_IA or GLACIER_IR, or full backups only."
+            )
 
     @property
     def address(self) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from spanvault.errors import BadInput
+from spanvault.errors import BadInput, Refused
 from spanvault.model.uri import SECRET_PARAMETERS, StorageUri
 from spanvault.model.uri_parameters import ObjectLock, Role
 
@@ -96,6 +96,9 @@ def test_locks_and_classes_are_read() -> None:
     }
     assert archives == {"STANDARD": False, "GLACIER": True, "DEEP_ARCHIVE": True, "GLACIER_IR": False}
     assert not uri("").is_archive
+    uri("&S3_STORAGE_CLASS=GLACIER_IR").check_extendable()
+    with pytest.raises(Refused, match="cannot lie in the storage class DEEP_ARCHIVE, whose objects must be brought back"):
+        uri("&S3_STORAGE_CLASS=DEEP_ARCHIVE").check_extendable()
 
 
 @pytest.mark.parametrize(
@@ -138,6 +141,7 @@ def test_locks_and_classes_are_read() -> None:
             (f"s3://bucket/a?{KEYS}&OBJECT_LOCK_MODE=GOVERNANCE&OBJECT_LOCK_DAYS={days}", "whole number from 1 to 36500")
             for days in ("0", "-1", "1.5", "36501", "%C2%B2")
         ),
+        (f"s3://bucket/a?{KEYS}&AWS_SKIP_CHECKSUM=true&OBJECT_LOCK_LEGAL_HOLD=true", "an object lock needs checksums"),
         ("file:///a?OBJECT_LOCK_LEGAL_HOLD=true", "unknown query parameters: OBJECT_LOCK_LEGAL_HOLD"),
     ],
 )

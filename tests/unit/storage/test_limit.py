@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from spanvault.config.connections import EnvironmentConnections
+from spanvault.config.settings import Settings
 from spanvault.storage.base import Storage
-from spanvault.storage.limit import LimitedStorage, RateLimit, limited
+from spanvault.storage.limit import CallLimit, LimitedStorage, RateLimit, limited, limited_in_process
 from spanvault.storage.local import LocalStorage
+from spanvault.storage.registry import open_storage
 
 
 class Time:
@@ -64,3 +69,50 @@ def test_reading_and_writing_pay(tmp_path: Path) -> None:
     assert storage.get("small") == bytes(1 << 20)
     assert time.now == 11
     assert [info.key for info in storage.list()] == ["small", "stream"]
+
+
+def test_all_storages_of_a_process_share_its_rate(tmp_path: Path) -> None:
+    plain = LocalStorage(tmp_path, "file:///x")
+    one, other = limited_in_process(plain, 1 << 30), limited_in_process(plain, 1 << 30)
+    assert isinstance(one, LimitedStorage)
+    assert isinstance(other, LimitedStorage)
+    assert one._limit is other._limit
+    assert limited_in_process(plain, 0) is plain
+
+
+def test_the_settings_rate_holds_for_whatever_is_opened(tmp_path: Path) -> None:
+    uri, connections = f"file://{tmp_path}", EnvironmentConnections({})
+    opened = open_storage(uri, settings=Settings(storage_rate_limit=1 << 30), connections=connections)  # type: ignore[arg-type]
+    assert isinstance(opened, LimitedStorage)
+    assert isinstance(open_storage(uri, settings=Settings(), connections=connections), LocalStorage)
+
+
+def test_no_more_calls_than_turns_at_a_time() -> None:
+    limit, lock, inside, seen = CallLimit(3), threading.Lock(), [0], []
+    full = threading.Barrier(3)
+
+    def call(_: int) -> None:
+        limit.enter()
+        with lock:
+            inside[0] += 1
+            seen.append(inside[0])
+        full.wait(timeout=60)  # Three are inside together, or this breaks.
+        with lock:
+            inside[0] -= 1
+        limit.leave()
+
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(call, range(12)))
+    assert max(seen) == 3
+
+
+def test_a_thread_never_waits_for_its_own_turn() -> None:
+    limit = CallLimit(1)
+    limit.enter()
+    limit.enter()  # As after a call that was interrupted before it gave its turn back.
+    limit.leave()
+    limit.leave()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(limit.enter).result(timeout=60)
+    assert CallLimit.of(0) is None
+    assert CallLimit.of(7) is CallLimit.of(7) is not CallLimit.of(8)
