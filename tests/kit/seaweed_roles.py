@@ -10,11 +10,12 @@ from pathlib import Path
 from spanvault.embedded.seaweed import SeaweedServer
 
 ACCOUNT = "arn:aws:iam::000000000000:role"
-FIRST, SECOND, FORBIDDEN = (f"{ACCOUNT}/{name}" for name in ("first", "second", "forbidden"))
+FIRST, SECOND, FORBIDDEN, UNVERSIONED = (f"{ACCOUNT}/{name}" for name in ("first", "second", "forbidden", "unversioned"))
 
 
 def seaweed_with_roles(directory: Path) -> SeaweedServer:
-    """A server, not started, whose administrator may assume FIRST and SECOND, as may each of these, and not FORBIDDEN."""
+    """A server, not started, whose administrator may assume FIRST and SECOND, as may each of these, and not FORBIDDEN.
+    UNVERSIONED has the rights that a bucket without versions needs, and no others."""
     directory.mkdir(parents=True)
     file = directory / "iam.json"
     file.write_text(json.dumps(_configuration()))
@@ -23,6 +24,8 @@ def seaweed_with_roles(directory: Path) -> SeaweedServer:
 
 def _configuration() -> dict[str, object]:
     everything = {"Effect": "Allow", "Action": ["s3:*", "sts:*"], "Resource": ["*"]}
+    rights = [f"s3:{right}" for right in ("ListBucket", "GetObject", "PutObject", "DeleteObject")]
+    plain = {"Effect": "Allow", "Action": rights, "Resource": ["*"]}
     return {
         # A minute is less than the ten that botocore wants to be left, so every call gets fresh credentials.
         "sts": {
@@ -32,16 +35,24 @@ def _configuration() -> dict[str, object]:
             "maxSessionLength": "1h",
         },
         "policy": {"defaultEffect": "Deny", "storeType": "memory"},
-        "policies": [{"name": "everything", "document": {"Version": "2012-10-17", "Statement": [everything]}}],
-        "roles": [_role(FIRST, "Allow"), _role(SECOND, "Allow"), _role(FORBIDDEN, "Deny")],
+        "policies": [
+            {"name": "everything", "document": {"Version": "2012-10-17", "Statement": [everything]}},
+            {"name": "plain", "document": {"Version": "2012-10-17", "Statement": [plain]}},
+        ],
+        "roles": [
+            _role(FIRST, "Allow"),
+            _role(SECOND, "Allow"),
+            _role(FORBIDDEN, "Deny"),
+            _role(UNVERSIONED, "Allow", policy="plain"),
+        ],
     }
 
 
-def _role(arn: str, effect: str) -> dict[str, object]:
+def _role(arn: str, effect: str, policy: str = "everything") -> dict[str, object]:
     trust = {"Effect": effect, "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}
     return {
         "roleName": arn.rpartition("/")[2],
         "roleArn": arn,
-        "attachedPolicies": ["everything"],
+        "attachedPolicies": [policy],
         "trustPolicy": {"Version": "2012-10-17", "Statement": [trust]},
     }

@@ -18,7 +18,7 @@ from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.errors import BadInput, Refused, Retryable
 from spanvault.storage.base import Storage
 from tests.kit.http_stub import answering, silent
-from tests.kit.seaweed_roles import FIRST, FORBIDDEN, SECOND, seaweed_with_roles
+from tests.kit.seaweed_roles import FIRST, FORBIDDEN, SECOND, UNVERSIONED, seaweed_with_roles
 from tests.kit.tcp_proxy import TcpProxy
 from tests.storage.conftest import OpenStorage
 
@@ -191,3 +191,20 @@ def test_an_expired_token_of_a_role_is_tried_again(opened: OpenStorage, uri: Uri
         connection |= {"extra": {**extra, "endpoint_url": f"http://127.0.0.1:{stub.port}"}}  # type: ignore[dict-item]
         with pytest.raises(Retryable, match="the temporary credentials have expired"):
             opened(f"s3://{BUCKET}/a?conn_id=store", {"AIRFLOW_CONN_STORE": json.dumps(connection)}).get("key")
+
+
+def test_without_rights_on_versions_nothing_is_hidden(opened: OpenStorage, uri: Uri, server: SeaweedServer) -> None:
+    plain = opened(uri(UNVERSIONED))
+    plain.put("key", b"1")
+    plain.delete("key")
+    plain.delete("key")
+    assert plain.head("key") is None
+    client = server.client()
+    client.create_bucket(Bucket="versions", ObjectLockEnabledForBucket=True)
+    client.close()
+    versioned = opened(uri(UNVERSIONED).replace(f"s3://{BUCKET}/", "s3://versions/"))
+    versioned.put("key", b"1")
+    with pytest.raises(BadInput, match=r"refused access \(AccessDenied\): .* where it keeps versions, to list and delete these"):
+        versioned.delete("key")
+    assert versioned.get("key") == b"1"
+    versioned.delete("none")

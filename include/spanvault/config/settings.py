@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=10_000,
-        description="Calls to S3 that one process may have under way at a time; 0: no limit. A download counts until its first bytes.",
+        description="Calls to S3 that one process has under way at a time, a download until its first bytes; 0: no limit.",
     )
 
     @classmethod

@@ -40,7 +40,11 @@ _THROTTLING = (
 # What stores answer to the headers of a lock where the bucket knows none.
 _NO_LOCK = frozenset({"InvalidRequest", "NotImplemented"})
 _MISSING_KEY = (NotFound, "There is no object {key!r} in {where}.")
-_DENIED = (BadInput, "{where} refused access ({code}): its credentials need the rights to list, get, put and delete objects.")
+_DENIED = (
+    BadInput,
+    "{where} refused access ({code}): its credentials need the rights to list, get, put and delete objects and, where it keeps "
+    "versions, to list and delete these.",
+)
 _REGION = (BadInput, "{where} lies in another region than AWS_REGION says: set AWS_REGION to the bucket's own.")
 _DIGEST = (Retryable, "{key!r} arrived damaged at {where} and was not stored.")
 _CONFLICT = (Retryable, "Another write to {key!r} in {where} was under way.")

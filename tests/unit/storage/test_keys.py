@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spanvault.collection.layout import (
+    commits_path,
+    data_path,
+    files_path,
+    manifest_path,
+    object_key,
+    schema_dump_path,
+    seal_path,
+)
 from spanvault.errors import BadInput
-from spanvault.storage.keys import check_folder, check_key, key_flaw
+from spanvault.storage.keys import check_folder, check_key, is_data, key_flaw
 
 
 @given(st.lists(st.text("a./-~\u00fc\U0001f600 ", max_size=6), max_size=5).map("/".join))
@@ -33,3 +42,9 @@ def test_a_part_of_two_hundred_bytes_fits() -> None:
     assert check_key("\u00fc" * 100)
     with pytest.raises(BadInput, match="longer than"):
         check_key("\u00fc" * 101)
+
+
+def test_only_data_files_are_data() -> None:
+    assert is_data(object_key("2026/11/22-143000.00", data_path(3)))
+    for path in (manifest_path(3), files_path(3), commits_path(3, 1), schema_dump_path(3, 1), seal_path(3), "data"):
+        assert not is_data(object_key("2026/11/22-143000.00", path))
