@@ -47,7 +47,7 @@ def s3_access(uri: StorageUri, settings: Settings, connections: ConnectionResolv
     machine's own credentials.
     """
     params = uri.params
-    known = _from_connection(connections.resolve(params["conn_id"])) if "conn_id" in params else _from_parameters(uri)
+    known = connection_access(connections.resolve(params["conn_id"])) if "conn_id" in params else _from_parameters(uri)
     if known.access_key is None and settings.external_io_disable_implicit_credentials:
         raise Refused(f"{uri} leads to implicit credentials, which SPANVAULT_EXTERNAL_IO_DISABLE_IMPLICIT_CREDENTIALS forbids.")
     return replace(
@@ -70,8 +70,11 @@ def _from_parameters(uri: StorageUri) -> S3Access:
     )
 
 
-def _from_connection(connection: ConnectionInfo) -> S3Access:
-    """Airflow's fields: https://airflow.apache.org/docs/apache-airflow-providers-amazon/stable/connections/aws.html"""
+def connection_access(connection: ConnectionInfo, service: str = "s3") -> S3Access:
+    """What a connection of the type `aws` says of one `service`. Raises BadInput if it cannot be used.
+
+    Airflow's fields: https://airflow.apache.org/docs/apache-airflow-providers-amazon/stable/connections/aws.html
+    """
     extra, name = connection.extra, f"Connection {connection.conn_id!r}"
     if connection.conn_type not in {"aws", ""}:
         raise BadInput(f"{name} is of the type {connection.conn_type!r}; s3:// needs one of the type 'aws'.")
@@ -80,7 +83,7 @@ def _from_connection(connection: ConnectionInfo) -> S3Access:
     if key and profile:
         raise BadInput(f"{name} has both keys and a profile_name; remove one of them.")
     return S3Access(
-        endpoint=_service(extra, "s3", name) or _text(extra, "endpoint_url", name),
+        endpoint=_service(extra, service, name) or _text(extra, "endpoint_url", name),
         region=_text(extra, "region_name", name),
         access_key=key,
         secret_key=secret,

@@ -41,7 +41,7 @@ logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
 def s3_client(access: S3Access, settings: Settings, where: str) -> S3Client:
     """A client with bounded waits and tries. It may be used from several threads. Contacts nothing. Raises BadInput."""
     try:
-        session = _session(access, settings)
+        session = aws_session(access, settings)
         client = session.client(
             "s3", region_name=session.region_name or "us-east-1", endpoint_url=access.endpoint, config=_config(access, settings)
         )
@@ -68,7 +68,8 @@ def _config(access: S3Access, settings: Settings) -> Config:
     )
 
 
-def _session(access: S3Access, settings: Settings) -> boto3.session.Session:
+def aws_session(access: S3Access, settings: Settings) -> boto3.session.Session:
+    """A session with the credentials of `access`, its roles assumed. Contacts nothing. Raises BotoCoreError or ValueError."""
     session = boto3.session.Session(
         aws_access_key_id=access.access_key,
         aws_secret_access_key=access.secret_key.get_secret_value() if access.secret_key else None,
