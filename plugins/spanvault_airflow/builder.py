@@ -14,6 +14,7 @@ from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, XComArg
 
 from spanvault_airflow import params
 from spanvault_airflow.hooks.engine import project_settings
+from spanvault_airflow.keys import TEMPLATES as KEYS
 from spanvault_airflow.operators.advance_protection import AdvanceProtectionOperator
 from spanvault_airflow.operators.compact import CompactBackupsOperator
 from spanvault_airflow.operators.expire import ExpireBackupsOperator
@@ -77,8 +78,10 @@ def backup_dag(
     doc_md: str,
     kind: Kind = "full",
     tags: tuple[str, ...] = (),
+    passphrase_from: str | None = None,
 ) -> DAG:
-    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`.
+    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`; encrypted, and never otherwise, if
+    `passphrase_from` says where the passphrase is usually kept.
 
     `schedule` is a cron expression in UTC, a timetable with data intervals, or None for manual runs only. Backfills of full
     backups are refused: a full backup reads the present, which must not be labelled with a past date. The other kinds read
@@ -86,23 +89,26 @@ def backup_dag(
     """
     clusters = _Clusters()
     into = collection_uri(collection)
+    fields = (params.backup_fields if kind == "full" else params.chain_fields)(clusters.default, clusters.names, into)
+    if passphrase_from is not None:
+        fields |= params.encryption_fields(passphrase_from)
     dag = _dag(
         dag_id,
         schedule=schedule,
         description=description,
         doc_md=doc_md,
         tags=("backup", *tags),
-        fields=(params.backup_fields if kind == "full" else params.chain_fields)(clusters.default, clusters.names, into),
+        fields=fields,
         task_args=clusters.task_args,
         allowed_run_types=("scheduled", "manual") if kind == "full" else ("scheduled", "manual", "backfill"),
     )
     with dag:
-        _backup_tasks(kind)
+        _backup_tasks(kind, {} if passphrase_from is None else {**KEYS, "required": True})
     return dag
 
 
-def _backup_tasks(kind: Kind) -> None:
-    source = {"cluster": "{{ params.cluster }}"}
+def _backup_tasks(kind: Kind, encryption: dict[str, Any]) -> None:
+    source: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": encryption}
     chain = {} if kind == "full" else {"full_every": "{{ params.full_every }}"}
     plan = PlanBackupOperator(
         task_id="plan",
@@ -145,6 +151,7 @@ def _backup_tasks(kind: Kind) -> None:
         subdir=cast("str", manifest.output),
         layer=layer,
         level="{{ params.validate }}",
+        encryption=encryption,
         doc_md="Checks what was committed. Red: do not rely on this backup; its history is kept on the source.",
     )
     advance = AdvanceProtectionOperator(
@@ -175,11 +182,11 @@ def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) 
         description=description,
         doc_md=doc_md,
         tags=("restore",),
-        fields=params.restore_fields(clusters.default, clusters.names, collection_uri(collection)),
+        fields=params.restore_fields(clusters.default, clusters.names, collection_uri(collection)) | params.encryption_fields(),
         task_args=clusters.task_args,
         max_active_runs=4,
     )
-    target = {"cluster": "{{ params.cluster }}"}
+    target: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": KEYS}
     options = {name: f"{{{{ params.{name} }}}}" for name in _RESTORE_OPTIONS}
     with dag:
         plan = PlanRestoreOperator(
@@ -226,7 +233,7 @@ def validate_dag(dag_id: str, *, schedule: str | None, collection: str, descript
         description=description,
         doc_md=doc_md,
         tags=("validate",),
-        fields=params.validate_fields(collection_uri(collection)),
+        fields=params.validate_fields(collection_uri(collection)) | params.encryption_fields(),
     )
     with dag:
         ValidateBackupOperator(
@@ -234,6 +241,7 @@ def validate_dag(dag_id: str, *, schedule: str | None, collection: str, descript
             collection="{{ params.collection }}",
             subdir="{{ params.subdir }}",
             level="{{ params.level }}",
+            encryption=KEYS,
             doc_md="Checks one backup. Red: it is not what was written; take a full backup now and keep this one for study.",
         )
     return dag
@@ -247,7 +255,7 @@ def expire_dag(dag_id: str, *, schedule: str | None, collection: str, descriptio
         description=description,
         doc_md=doc_md,
         tags=("retention",),
-        fields=params.expire_fields(collection_uri(collection)),
+        fields=params.expire_fields(collection_uri(collection)) | params.encryption_fields(),
     )
     with dag:
         ExpireBackupsOperator(
@@ -256,6 +264,7 @@ def expire_dag(dag_id: str, *, schedule: str | None, collection: str, descriptio
             keep_last="{{ params.keep_last }}",
             window="{{ params.window }}",
             delete="{{ not params.dry_run }}",
+            encryption=KEYS,
             doc_md="Lists, and with dry run off deletes, chains that the policy does not keep. Whole chains only.",
         )
     return dag
@@ -269,7 +278,7 @@ def compact_dag(dag_id: str, *, schedule: str | None, collection: str, descripti
         description=description,
         doc_md=doc_md,
         tags=("compaction",),
-        fields=params.compact_fields(collection_uri(collection)),
+        fields=params.compact_fields(collection_uri(collection)) | params.encryption_fields(),
     )
     with dag:
         CompactBackupsOperator(
@@ -278,6 +287,7 @@ def compact_dag(dag_id: str, *, schedule: str | None, collection: str, descripti
             subdir="{{ params.subdir }}",
             mode="{{ params.mode }}",
             up_to="{{ params.up_to }}",
+            encryption=KEYS,
             doc_md="Merges layers into one that restores use instead. Red: nothing changed; read the last line, clear it.",
         )
     return dag

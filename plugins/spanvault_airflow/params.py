@@ -15,10 +15,13 @@ SAFE_URI: Final = (
     r"^[a-z][a-z0-9-]*://(?!.*(SECRET|secret|TOKEN|token|PASSWORD|password|PASSPHRASE|passphrase|CREDENTIALS|ACCOUNT_KEY)"
     r"[A-Za-z_]*=)[^@\s]*$"
 )
+_SAFE_KEY: Final = SAFE_URI.replace("://", ":///", 1)
 _SUBDIR: Final = r"^(LATEST|/?\d{4}/\d{2}/\d{2}-\d{6}\.\d{2}/?)$"
 _DURATION: Final = r"^(none|([0-9]+(\.[0-9]+)?[dhms])+)$"
 
-_WHERE, _WHAT, _HOW, _CHAIN = "Where", "What", "How", "Chain"
+_REFERENCE: Final = r"^$|^connection:.+$|^variable:.+$|^env:[A-Za-z_][A-Za-z0-9_]*$"
+
+_WHERE, _WHAT, _HOW, _CHAIN, _KEYS = "Where", "What", "How", "Chain", "Keys"
 
 
 def collection(default: str, what: str) -> Param:
@@ -305,6 +308,34 @@ _LEVEL_NAMES = {
     "checksums": "checksums: every byte is what was written",
     "schema_only": "schema_only: the schema restores into a scratch server",
 }
+
+
+def encryption_fields(passphrase_from: str = "") -> dict[str, Any]:
+    """What opens encrypted backups: references only."""
+    return {
+        "passphrase_from": Param(
+            passphrase_from,
+            type="string",
+            pattern=_REFERENCE,
+            title="Passphrase from",
+            description_md=(
+                "Where the passphrase of an encrypted backup is kept: `connection:ID` (the Connection's password), "
+                "`variable:NAME` or `env:NAME`. Never the passphrase itself."
+            ),
+            section=_KEYS,
+        ),
+        "kms": Param(
+            [],
+            type="array",
+            items={"type": "string", "pattern": _SAFE_KEY},
+            title="Keys of key services",
+            description_md=(
+                "Instead of a passphrase, one URI per line: `aws:///alias/backups?REGION=eu-west-1&conn_id=my_aws`. Any one of "
+                "them restores. `conn_id` names an Airflow Connection with the credentials."
+            ),
+            section=_KEYS,
+        ),
+    }
 
 
 def _subdir(what: str) -> Param:

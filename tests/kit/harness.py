@@ -109,7 +109,7 @@ class Backup:
 
     def resolved(self, subdir: str = "LATEST", as_of: datetime | Lsn | None = None) -> Resolved:
         """What gives a state of the collection."""
-        return resolve(self.storage, subdir, as_of, open_location=self.context.storage)
+        return resolve(self.storage, subdir, as_of, open_location=self.context.locations(self.uri))
 
     def rows(self, manifest: Manifest, table_name: str, schema: str = "public", at: datetime | Lsn | None = None) -> list[str]:
         """The rows of a table at the end of the layer, or at another cut of its chain, loaded into PostgreSQL and printed

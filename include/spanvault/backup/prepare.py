@@ -20,7 +20,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
 from spanvault.database.postgres.server import Connection, identity, scalar
-from spanvault.errors import NotFound, Refused
+from spanvault.errors import KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
 from spanvault.model.request import BackupRequest
@@ -40,11 +40,14 @@ def own_plan(storage: Storage, run_key: str, due: datetime) -> Plan | None:
     """
     earliest = due - CLOCK_SKEW
     for subdir in chain_subdirs(storage):
-        plan = read_plan(storage, subdir)
-        if plan is not None and plan.run_key == run_key:
-            return plan
-        if is_complete(storage, subdir) and (found := _own_layer_plan(storage, subdir, run_key, earliest)) is not None:
-            return found
+        try:
+            plan = read_plan(storage, subdir)
+            if plan is not None and plan.run_key == run_key:
+                return plan
+            if is_complete(storage, subdir) and (found := _own_layer_plan(storage, subdir, run_key, earliest)) is not None:
+                return found
+        except KeyMismatch:
+            pass  # another's: this run would have the key
         if subdir < subdir_of(earliest) and is_complete(storage, subdir):
             return None  # layers of chains before the newest complete one were committed before its full
     return None
@@ -85,9 +88,12 @@ def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) 
     for count, subdir in enumerate(chain_subdirs(storage)):
         if count >= _LOOK_BACK:
             return None
-        plan = read_plan(storage, subdir)
-        if plan is None or plan.request.digest() != wanted or committed_run(storage, subdir, plan.number) is not None:
-            continue
+        try:
+            plan = read_plan(storage, subdir)
+            if plan is None or plan.request.digest() != wanted or committed_run(storage, subdir, plan.number) is not None:
+                continue
+        except KeyMismatch:
+            continue  # another's
         return plan if _still_protected(cluster, plan) else None
     return None
 

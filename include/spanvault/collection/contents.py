@@ -12,7 +12,7 @@ from spanvault.collection.files import objects_of
 from spanvault.collection.layout import layer_path, manifest_key, path_kind
 from spanvault.collection.lookup import is_complete
 from spanvault.collection.manifests import any_names, chain_names, parse_manifest
-from spanvault.errors import Permanent
+from spanvault.errors import KeyMismatch, Permanent
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.storage.base import Storage
 
@@ -64,6 +64,8 @@ def _plan_locations(storage: Storage, subdir: str) -> frozenset[str]:
             if path_kind(info.key.removeprefix(f"{subdir}/")) == "plan":
                 try:
                     plan = parse_document(Plan, storage.get(info.key), f"The plan {info.key}")
+                except KeyMismatch:
+                    raise
                 except Permanent:
                     continue  # it was deleted just now, or another version wrote it; then the manifests tell
                 if plan.request.options.incremental_location is not None:
@@ -77,6 +79,8 @@ def _left_locations(storage: Storage, subdir: str) -> frozenset[str]:
     for first, number in any_names(storage, subdir).manifests:
         try:
             manifest = parse_manifest(storage.get(manifest_key(subdir, number, first)), subdir, number, first)
+        except KeyMismatch:
+            raise
         except Permanent:
             continue  # garbage that cannot be read goes as garbage
         if manifest.location is not None:

@@ -73,10 +73,11 @@ def delete_chain(storage: Storage, subdir: str, *, open_location: OpenLocation =
             if path_kind(info.key.removeprefix(f"{subdir}/")) == "data":
                 place.delete(info.key)
     for info in storage.list(f"{subdir}/"):
-        if not info.key.startswith(f"{subdir}/chain/"):
+        if not info.key.startswith((f"{subdir}/chain/", f"{subdir}/ENCRYPTION-INFO-")):
             storage.delete(info.key)
-    for info in storage.list(f"{subdir}/chain/"):
-        storage.delete(info.key)
+    for prefix in ("chain/", "ENCRYPTION-INFO-"):  # what opens the manifests goes last
+        for info in storage.list(f"{subdir}/{prefix}"):
+            storage.delete(info.key)
 
 
 def _layers(storage: Storage, problems: list[str]) -> Iterator[IndexEntry]:

@@ -21,7 +21,7 @@ COLLECTION_KEY = "COLLECTION.json"
 README_KEY = "README.txt"
 INDEX_PREFIX = "metadata/index/"
 
-PathKind = Literal["plan", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "data"]
+PathKind = Literal["plan", "encryption", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "data"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HUNDREDTH = timedelta(milliseconds=10)
@@ -34,6 +34,7 @@ _INDEX_KEY = re.compile(
 )
 _KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
     ("plan", re.compile(r"PLAN\.json|\d{6}/PLAN-[0-9a-f]{8}\.json")),
+    ("encryption", re.compile(r"ENCRYPTION-INFO-\d{6}\.json")),
     ("manifest", _MANIFEST),
     ("marker", _MARKER),
     ("receipt", re.compile(r"\d{6}/progress/[^/]+\.json")),

@@ -136,7 +136,10 @@ def _of_uncommitted(storage: Storage, chain: Contents, number: int, horizon: flo
         return
     for info in storage.list(prefix):
         path = info.key.removeprefix(f"{subdir}/")
-        if path_kind(path) not in {None, "plan"} and path not in chain.elsewhere:
+        if path_kind(path) not in {None, "plan", "encryption"} and path not in chain.elsewhere:
+            yield Garbage(key=info.key, bytes=info.size, reason=reason)
+    for info in storage.list(prefix):  # without it nothing else can be read
+        if path_kind(info.key.removeprefix(f"{subdir}/")) == "encryption":
             yield Garbage(key=info.key, bytes=info.size, reason=reason)
 
 

@@ -32,14 +32,17 @@ class ConnectionInfo(Value):
 
 
 class ConnectionResolver(Protocol):
-    """Finds a connection by its id."""
+    """Finds connections by their ids, and variables that hold a secret."""
 
     def resolve(self, conn_id: str) -> ConnectionInfo:
         """The connection. Raises NotFound."""
 
+    def variable(self, name: str) -> SecretStr:
+        """The variable's text. Raises NotFound."""
+
 
 class EnvironmentConnections:
-    """Reads `AIRFLOW_CONN_<ID>` variables."""
+    """Reads `AIRFLOW_CONN_<ID>` and `AIRFLOW_VAR_<NAME>` variables."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         # Not os.environ itself: a resolver is sent to worker processes, which have an environment of their own.
@@ -52,6 +55,14 @@ class EnvironmentConnections:
         if not text:
             raise NotFound(f"There is no connection {conn_id!r}: set {variable} or add it in Airflow.")
         return _from_json(conn_id, text, variable) if text.lstrip().startswith("{") else _from_uri(conn_id, text)
+
+    def variable(self, name: str) -> SecretStr:
+        """The text of Airflow's variable. Raises NotFound when it is not set."""
+        key = f"AIRFLOW_VAR_{name.upper()}"
+        text = (os.environ if self._environment is None else self._environment).get(key)
+        if text is None:
+            raise NotFound(f"There is no variable {name!r}: set {key} or add it in Airflow.")
+        return SecretStr(text)
 
 
 def _from_json(conn_id: str, text: str, variable: str) -> ConnectionInfo:

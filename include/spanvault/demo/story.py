@@ -180,7 +180,7 @@ class Story:
 
     def _manifest(self) -> Manifest:
         context = Context(settings=Settings(), connections=EnvironmentConnections(self._cluster.connections()))
-        return resolve(context.storage(self.collection), "LATEST", open_location=context.storage).manifest
+        return resolve(context.storage(self.collection), "LATEST", open_location=context.locations(self.collection)).manifest
 
     def _prove(self, manifest: Manifest) -> Proof:
         with self._narrator.step("comparing fingerprints") as step:

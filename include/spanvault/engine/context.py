@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spanvault.backup.context import Run
+from spanvault.collection.chain import OpenLocation
 from spanvault.config.clusters import Cluster, cluster_from_url, load_cluster
 from spanvault.config.connections import ConnectionResolver, EnvironmentConnections
+from spanvault.config.passphrases import Ask, find_passphrase, refuse_to_ask
 from spanvault.config.settings import Settings
+from spanvault.crypto.keyring import Credentials, Keyring
+from spanvault.crypto.kms import open_key
+from spanvault.crypto.storage import EncryptedStorage
 from spanvault.errors import BadInput
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
 from spanvault.model.manifest import Plan
 from spanvault.model.progress import Progress, Silent
+from spanvault.model.request import EncryptionOptions
 from spanvault.storage.base import Storage
 from spanvault.storage.limit import limited
 from spanvault.storage.registry import open_storage
@@ -26,19 +32,50 @@ def unchanged(storage: Storage) -> Storage:
 
 @dataclass(frozen=True)
 class Context:
-    """What every step is given. `wrap` may put something around each storage; `reached` hears the name of every point
-    at which a crash must do no harm. Both are for tests."""
+    """What every step is given. `encryption` opens encrypted chains, and encrypts new ones; `ask` asks a person for a
+    passphrase. `wrap` may put something around each storage; `reached` hears the name of every point at which a crash must
+    do no harm. Both are for tests."""
 
     settings: Settings = field(default_factory=Settings.load)
     connections: ConnectionResolver = field(default_factory=EnvironmentConnections)
     progress: Progress = field(default_factory=Silent)
     clock: Clock = now
+    encryption: EncryptionOptions = field(default_factory=EncryptionOptions)
+    ask: Ask = refuse_to_ask
     wrap: Callable[[Storage], Storage] = unchanged
     reached: Reached = pass_by
+    keyrings: dict[str, Keyring] = field(default_factory=dict, compare=False, repr=False)
+
+    def unlocking(self, encryption: EncryptionOptions) -> Context:
+        """This context with other keys. Where a passphrase is kept is followed here, once: worker processes get what was
+        found. Raises NotFound or BadInput when it is not there."""
+        if encryption.passphrase_from is not None:
+            found = find_passphrase(encryption.passphrase_from, self.connections, self.ask)
+            encryption = EncryptionOptions(passphrase=found)
+        return replace(self, encryption=encryption, keyrings={})
 
     def storage(self, uri: str) -> Storage:
-        """The storage that a collection's URI names."""
+        """The storage that a collection's URI names, with its encrypted chains decrypted."""
+        return EncryptedStorage(self.stored(uri), self.keyring(uri))
+
+    def locations(self, collection: str) -> OpenLocation:
+        """Opens the incremental locations of a collection; its keys are those of the collection."""
+        return lambda uri: EncryptedStorage(self.stored(uri), self.keyring(collection))
+
+    def keyring(self, uri: str) -> Keyring:
+        """The keys of a collection's chains."""
+        return self.keyrings.setdefault(uri, Keyring(self.stored(uri), self.credentials, self.clock))
+
+    def stored(self, uri: str) -> Storage:
+        """The storage that a URI names, as it is: encrypted chains stay so."""
         return self.wrap(open_storage(uri, settings=self.settings, connections=self.connections))
+
+    def credentials(self) -> Credentials:
+        """What opens chains. Opening a key service contacts nothing yet."""
+        services = (
+            open_key(uri.get_secret_value(), settings=self.settings, connections=self.connections) for uri in self.encryption.kms
+        )
+        return Credentials(passphrase=self.encryption.passphrase, services=tuple(services))
 
     def cluster(self, name: str) -> Cluster:
         """The cluster that a URL describes or that clusters.yaml names."""
@@ -54,7 +91,7 @@ class Context:
         options = plan.request.options
         storage = limited(self.storage(into), options.rate_limit // options.workers)
         where = location or options.incremental_location if plan.kind == "incremental" else None
-        data = limited(self.storage(where), options.rate_limit // options.workers) if where else storage
+        data = limited(self.locations(into)(where), options.rate_limit // options.workers) if where else storage
         return Run(
             cluster=cluster,
             storage=storage,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from spanvault.backup.prepare import redacted
+from spanvault.collection.lookup import find_subdir
 from spanvault.config.clusters import Cluster
+from spanvault.engine.alter import alter_backup
 from spanvault.engine.context import Context
 from spanvault.engine.estimate import estimate
 from spanvault.engine.local import run_backup
@@ -11,7 +13,14 @@ from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BadInput
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest
-from spanvault.model.request import BackupRequest, Request, RestoreRequest, ShowBackupRequest, ShowBackupsRequest
+from spanvault.model.request import (
+    AlterBackupRequest,
+    BackupRequest,
+    Request,
+    RestoreRequest,
+    ShowBackupRequest,
+    ShowBackupsRequest,
+)
 from spanvault.model.result import Result
 from spanvault.observe.show_backup import show_backup, show_backups
 
@@ -23,19 +32,27 @@ def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_
     if isinstance(request, ShowBackupsRequest):
         return show_backups(context.storage(request.collection))
     if isinstance(request, ShowBackupRequest):
-        storage = context.storage(request.collection)
-        return show_backup(
-            storage,
-            request.subdir,
-            check_files=request.check_files,
-            as_json=request.as_json,
-            open_location=context.storage,
-        )
+        return _show(context.unlocking(request.encryption), request)
+    if isinstance(request, AlterBackupRequest):
+        return alter_backup(context, request)
     if cluster is None:
         raise BadInput("BACKUP and RESTORE need a cluster: give --cluster or --url.")
     if isinstance(request, RestoreRequest):
         return run_restore(context, cluster, request, dry_run=dry_run)
     return _backup(context, cluster, request, dry_run=dry_run)
+
+
+def _show(context: Context, request: ShowBackupRequest) -> Result:
+    storage = context.storage(request.collection)
+    found = find_subdir(storage, request.subdir)
+    context.keyring(request.collection).require(found)
+    return show_backup(
+        storage,
+        found,
+        check_files=request.check_files,
+        as_json=request.as_json,
+        open_location=context.locations(request.collection),
+    )
 
 
 def _backup(context: Context, cluster: Cluster, request: BackupRequest, *, dry_run: bool) -> Result:

@@ -12,7 +12,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.model.manifest import Manifest, Plan
-from spanvault.model.request import BackupRequest
+from spanvault.model.request import BackupRequest, EncryptionOptions
 
 
 def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, processes: bool = True) -> Manifest:
@@ -20,6 +20,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
+    context = context.unlocking(request.encryption)
     if processes and request.append is None:
         warm_up()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
@@ -43,11 +44,18 @@ def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequ
         batch = plan.batches[index]
         context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
 
-    common = (context.settings, context.connections, cluster, request.into, plan)
+    common = (context.settings, context.connections, context.encryption, cluster, request.into, plan)
     in_processes(request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
 
 
 def _work(
-    settings: Settings, connections: ConnectionResolver, cluster: Cluster, into: str, plan: Plan, index: int
+    settings: Settings,
+    connections: ConnectionResolver,
+    encryption: EncryptionOptions,
+    cluster: Cluster,
+    into: str,
+    plan: Plan,
+    index: int,
 ) -> BatchSummary:
-    return export_batch(Context(settings=settings, connections=connections), cluster, into, plan, index)
+    context = Context(settings=settings, connections=connections, encryption=encryption)
+    return export_batch(context, cluster, into, plan, index)

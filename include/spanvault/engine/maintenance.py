@@ -25,7 +25,6 @@ from spanvault.engine.protections import all_held, protection_table, release_all
 from spanvault.errors import BadInput, Damaged, Permanent
 from spanvault.model.cut import format_time
 from spanvault.model.result import Cell, Result
-from spanvault.storage.base import Storage
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
@@ -43,14 +42,14 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     storage = context.storage(uri)
     if subdir is not None:
         found = find_subdir(storage, subdir)
-        results = [(found, _verified(context, storage, found, level))]
+        results = [(found, _verified(context, uri, found, level))]
     else:
-        checked = check_collection(storage, open_location=context.storage, progress=context.progress)
+        checked = check_collection(storage, open_location=context.locations(uri), progress=context.progress)
         results = [("collection", checked)]
         deeper: Iterable[str] = ()
         if level != "check_files":
             deeper = complete_subdirs(storage) if level == "checksums" else [latest(storage)]
-        results += [(each, _verified(context, storage, each, level)) for each in deeper]
+        results += [(each, _verified(context, uri, each, level)) for each in deeper]
     for _, result in results:
         result.require_pass()
     return Result(
@@ -68,7 +67,7 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
     _require_level(level)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
-    result = _verified(context, storage, found, level, number)
+    result = _verified(context, uri, found, level, number)
     try:
         result.require_pass()
     except Damaged as error:
@@ -87,7 +86,7 @@ def restorable(context: Context, uri: str) -> Result:
     read_collection(storage)
     rows: list[tuple[Cell, ...]] = []
     for subdir in complete_subdirs(storage):
-        layers = original_layers(storage, subdir, open_location=context.storage)
+        layers = original_layers(storage, subdir, open_location=context.locations(uri))
         rows += [
             (subdir, format_time(window.start.time), format_time(window.end.time), str(window.end.lsn), window.any_time)
             for window in restorable_windows(layers)
@@ -101,7 +100,9 @@ def compact_backups(context: Context, uri: str, subdir: str, *, first: int | Non
     The source is not read, and the merged layers stay. Raises BadInput for layers that are not there.
     """
     storage = context.storage(uri)
-    layers = original_layers(storage, find_subdir(storage, subdir), open_location=context.storage)
+    found = find_subdir(storage, subdir)
+    context.keyring(uri).require(found)
+    layers = original_layers(storage, found, open_location=context.locations(uri))
     begin, end = 1 if first is None else first, layers[-1].manifest.number if number is None else number
     if not 0 <= begin < end < len(layers):
         raise BadInput(
@@ -125,12 +126,14 @@ def _require_level(level: str) -> None:
         raise BadInput(f"There is no level {level!r}; choose {', '.join(BACKUP_LEVELS[:-1])} or {BACKUP_LEVELS[-1]}.")
 
 
-def _verified(context: Context, storage: Storage, subdir: str, level: str, number: int | None = None) -> VerificationResult:
+def _verified(context: Context, uri: str, subdir: str, level: str, number: int | None = None) -> VerificationResult:
+    context.keyring(uri).require(subdir)
+    storage = context.storage(uri)
     scratch, progress = context.settings.scratch_dir, context.progress
     if level == "check_files":
-        return check_files(storage, subdir, number, open_location=context.storage, progress=progress)
+        return check_files(storage, subdir, number, open_location=context.locations(uri), progress=progress)
     if level == "checksums":
-        return check_data(storage, subdir, number, open_location=context.storage, scratch=scratch, progress=progress)
+        return check_data(storage, subdir, number, open_location=context.locations(uri), scratch=scratch, progress=progress)
     return check_schema(storage, subdir, scratch=scratch, progress=progress)
 
 
@@ -151,7 +154,7 @@ def rebuild_index(context: Context, uri: str) -> Result:
 def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timedelta = SAFE_AGE) -> Result:
     """Count garbage, and remove it unless `dry_run`."""
     report = sweep_garbage(
-        context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run, open_location=context.storage
+        context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run, open_location=context.locations(uri)
     )
     for problem in report.problems:
         context.progress.note(problem)
@@ -164,7 +167,7 @@ def expire_backups(
 ) -> Result:
     """Decide on each chain, and delete what expires unless `dry_run`."""
     policy = Policy(keep_last=keep_last, window=window)
-    report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.storage)
+    report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.locations(uri))
     for problem in report.problems:
         context.progress.note(problem)
     rows = tuple(

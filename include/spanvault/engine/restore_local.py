@@ -16,7 +16,7 @@ from spanvault.engine.restore_steps import (
 )
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.errors import SpanvaultError
-from spanvault.model.request import RestoreRequest
+from spanvault.model.request import EncryptionOptions, RestoreRequest
 from spanvault.model.result import Result
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.plan import RestorePlan
@@ -33,6 +33,7 @@ def run_restore(
     processes, else one after another in this one. A failure keeps what was restored, or with `on_failure = 'clean'`
     removes it.
     """
+    context = context.unlocking(request.encryption)
     if processes and not dry_run:
         warm_up()
     plan = plan_restore(context, cluster, request)
@@ -73,14 +74,19 @@ def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) ->
         batch = plan.batches[index]
         context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
 
-    common = (context.settings, context.connections, cluster, plan.request)
+    common = (context.settings, context.connections, context.encryption, cluster, plan.request)
     in_processes(plan.request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
 
 
 def _work(
-    settings: Settings, connections: ConnectionResolver, cluster: Cluster, request: RestoreRequest, index: int
+    settings: Settings,
+    connections: ConnectionResolver,
+    encryption: EncryptionOptions,
+    cluster: Cluster,
+    request: RestoreRequest,
+    index: int,
 ) -> LoadSummary:
-    return load_batch(Context(settings=settings, connections=connections), cluster, request, index)
+    return load_batch(Context(settings=settings, connections=connections, encryption=encryption), cluster, request, index)
 
 
 def _result(plan: RestorePlan, status: str, rows: int) -> Result:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from spanvault.collection.chain import OpenLocation, Resolved, resolve
+from spanvault.collection.lookup import find_subdir
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
@@ -111,6 +112,7 @@ def _planned(context: Context, cluster: Cluster, request: RestoreRequest, resolv
 def _pinned(context: Context, request: RestoreRequest, opened: OpenLocation) -> Resolved:
     """The cut that the request means, from the layers that its position alone gives: as every later step finds them."""
     storage = context.storage(request.collection)
+    context.keyring(request.collection).require(find_subdir(storage, request.subdir))
     asked = resolve(storage, request.subdir, request.as_of, open_location=opened)
     if isinstance(request.as_of, Lsn):
         return asked
@@ -133,4 +135,5 @@ def _beside_end(storage: Storage, asked: Resolved, moment: datetime, opened: Ope
 
 def _locations(context: Context, request: RestoreRequest) -> OpenLocation:
     """Opens incremental locations: the one that the request names in place of what a manifest remembers without secrets."""
-    return lambda uri: context.storage(request.options.incremental_location or uri)
+    opened = context.locations(request.collection)
+    return lambda uri: opened(request.options.incremental_location or uri)

@@ -21,7 +21,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
-from spanvault.errors import AlreadyCovered, BrokenChain, Refused
+from spanvault.errors import AlreadyCovered, BrokenChain, KeyMismatch, Refused
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
@@ -115,8 +115,20 @@ def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_ke
         run_key=run_key,
         clock=context.clock,
         wait_seconds=context.settings.wait_for_writers,
-        closes=chain_to_close(storage, cluster, request),
+        closes=_to_close(context, cluster, request),
     )
+
+
+def _to_close(context: Context, cluster: Cluster, request: BackupRequest) -> str | None:
+    """The chain that the full follows, if the keys that are given open it."""
+    try:
+        subdir = chain_to_close(context.storage(request.into), cluster, request)
+        if subdir is not None:
+            context.keyring(request.into).require(subdir)
+        return subdir
+    except KeyMismatch as error:
+        context.progress.note(f"{error} The backup before is not brought up to the beginning of this one.")
+        return None
 
 
 @translated("Exporting a batch")
@@ -159,7 +171,7 @@ def write_manifest(context: Context, into: str, plan: Plan, seal_key: str) -> Ma
         context.reached("commit.after_manifest")
         _tell(context, manifest)
     if plan.synthetic:
-        make_synthetic_full(context, storage, manifest)
+        make_synthetic_full(context, into, manifest)
     return manifest
 
 
@@ -177,9 +189,10 @@ def _tell(context: Context, manifest: Manifest) -> None:
     context.progress.note(f"To restore it: {restore_command(manifest, manifest.request.into, manifest.subdir)}")
 
 
-def make_synthetic_full(context: Context, storage: Storage, manifest: Manifest) -> None:
+def make_synthetic_full(context: Context, into: str, manifest: Manifest) -> None:
     """Compact the chain up to this layer to a full as of its end."""
-    layers = original_layers(storage, manifest.subdir, open_location=context.storage)[: manifest.number + 1]
+    storage = context.storage(into)
+    layers = original_layers(storage, manifest.subdir, open_location=context.locations(into))[: manifest.number + 1]
     scratch, progress = context.settings.scratch_dir, context.progress
     Compaction(storage, layers, None, scratch=scratch, progress=progress, clock=context.clock).run()
     context.progress.note(f"A full as of {format_time(manifest.end.time)} was made of the layers 0 to {manifest.number}.")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+from airflow.sdk import BaseHook, Variable
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError, ErrorType
+from airflow.sdk.log import mask_secret
 from pydantic import SecretStr
 
 from spanvault.config.connections import ConnectionInfo
@@ -37,6 +38,17 @@ class AirflowConnections:
             port=connection.port,
             extra=_extra(conn_id, connection.extra),
         )
+
+    def variable(self, name: str) -> SecretStr:
+        """The variable `name`, whose text Airflow masks in logs from then on. Raises NotFound, Retryable."""
+        try:
+            text = Variable.get(name)
+        except AirflowRuntimeError as error:
+            if error.error.error == ErrorType.VARIABLE_NOT_FOUND:
+                raise NotFound(f"There is no variable {name!r}: add it in Airflow under Admin, Variables.") from None
+            raise Retryable(f"Airflow could not look up the variable {name!r}: {error.error.error.value}.") from None
+        mask_secret(text)
+        return SecretStr(text)
 
 
 def _extra(conn_id: str, text: str | None) -> dict[str, object]:

@@ -23,11 +23,20 @@ OptionsT = TypeVar("OptionsT", bound="BaseModel")
 
 
 class SpanvaultOperator(BaseOperator):
-    """Runs `step` with the engine's errors translated to Airflow's (see retries.py)."""
+    """Runs `step` with the engine's errors translated to Airflow's (see retries.py).
+
+    :param encryption: what opens encrypted backups and encrypts new ones, by reference and never as a secret:
+        ``passphrase_from`` (``connection:ID``, ``variable:NAME`` or ``env:NAME``) or ``kms`` (URIs of keys, one per element
+        or line, with ``?conn_id=``); with ``required`` a run that is given neither fails
+    """
 
     ui_fgcolor = "#16302b"
-    template_fields: Sequence[str] = ()
+    template_fields: Sequence[str] = ("encryption",)
     _in_step = False
+
+    def __init__(self, *, encryption: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encryption = dict(encryption or {})
 
     def step(self, context: Context) -> Any:
         """The work; what it returns goes to XCom: ids and URIs only."""
@@ -49,10 +58,11 @@ class SpanvaultOperator(BaseOperator):
             raise Stopped
 
     def engine(self) -> EngineContext:
-        """The engine's context for this task."""
+        """The engine's context for this task. Raises BadInput or NotFound for keys that cannot be had."""
         from spanvault_airflow.hooks.engine import engine_context
+        from spanvault_airflow.keys import encryption_of
 
-        return engine_context(self.log)
+        return engine_context(self.log).unlocking(encryption_of(self.encryption))
 
     @staticmethod
     def cluster_named(name: str) -> Cluster:

@@ -77,7 +77,7 @@ class PlanBackupOperator(SpanvaultOperator):
     :param full_every: with `append`: how old the newest full may be before a run takes a new one, ``7d``, or ``none``
     """
 
-    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options", "append", "full_every")
+    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options", "append", "full_every", "encryption")
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 

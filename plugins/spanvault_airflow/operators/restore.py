@@ -37,7 +37,7 @@ class PlanRestoreOperator(SpanvaultOperator):
     :param options: RestoreOptions by name, for example ``{"new_db_name": "shop_restored"}``
     """
 
-    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "as_of", "options")
+    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "as_of", "options", "encryption")
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 
@@ -91,7 +91,7 @@ class PlanRestoreOperator(SpanvaultOperator):
 class _RestoreStepOperator(SpanvaultOperator):
     """A task that works on what `PlanRestoreOperator` pushed."""
 
-    template_fields: Sequence[str] = ("cluster", "plan")
+    template_fields: Sequence[str] = ("cluster", "plan", "encryption")
     template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
 
     def __init__(self, *, cluster: str, plan: RestoreHandle, **kwargs: Any) -> None:
@@ -134,7 +134,7 @@ class LoadBatchOperator(_RestoreStepOperator):
     :param batch: the batch: an element of what ``PlanRestoreOperator`` returned
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "batch")
+    template_fields: Sequence[str] = ("cluster", "plan", "batch", "encryption")
     ui_color = "#d9e8f5"
 
     def __init__(self, *, batch: BatchHandle, **kwargs: Any) -> None:

@@ -16,6 +16,8 @@ from spanvault_airflow.hooks.engine import project_settings
 from spanvault_airflow.ui.catalog import NotShown
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from spanvault.config.connections import ConnectionInfo
     from spanvault.storage.base import Storage
 
@@ -69,6 +71,11 @@ class _Connections:
         from spanvault_airflow.hooks.connections import AirflowConnections
 
         return AirflowConnections().resolve(conn_id)
+
+    def variable(self, name: str) -> SecretStr:
+        from spanvault_airflow.hooks.connections import AirflowConnections
+
+        return AirflowConnections().variable(name)
 
 
 def _holds_collection(storage: Storage, name: str) -> bool:

@@ -1,0 +1,45 @@
+"""Where a passphrase is kept: a reference, which may be shown to anybody, leads to the secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pydantic import SecretStr
+
+from spanvault.config.connections import ConnectionResolver
+from spanvault.errors import BadInput, NotFound
+
+Ask = Callable[[str], SecretStr]
+"""Asks a person for a secret; is given the question."""
+
+
+def refuse_to_ask(question: str) -> SecretStr:
+    """For places without a person. Raises BadInput."""
+    raise BadInput(f"There is nobody to ask here ({question}): name a connection, a variable or an environment variable instead.")
+
+
+def find_passphrase(reference: str, connections: ConnectionResolver, ask: Ask = refuse_to_ask) -> SecretStr:
+    """The passphrase that `connection:ID`, `variable:NAME`, `env:NAME` or `prompt` leads to.
+
+    Raises NotFound when it is not there, BadInput when it is empty or the reference is none.
+    """
+    kind, _, name = reference.partition(":")
+    if kind == "connection":
+        found = connections.resolve(name).password
+    elif kind == "variable":
+        found = connections.variable(name)
+    elif kind == "env":
+        if name not in os.environ:
+            raise NotFound(f"The environment variable {name} of the passphrase is not set.")
+        found = SecretStr(os.environ[name])
+    elif reference == "prompt":
+        found = ask("Passphrase of the backup")
+    else:
+        raise BadInput("A passphrase's reference is connection:ID, variable:NAME, env:NAME or prompt.")
+    if found is None or not found.get_secret_value():
+        raise BadInput(
+            f"The passphrase from {reference} is empty"
+            + ("; put it into the connection's password." if kind == "connection" else ".")
+        )
+    return found

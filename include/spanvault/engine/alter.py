@@ -1,0 +1,24 @@
+"""ALTER BACKUP: other keys for a chain, without touching its data."""
+
+from __future__ import annotations
+
+from spanvault.collection.lookup import find_subdir
+from spanvault.crypto.keyring import change_keys
+from spanvault.engine.context import Context
+from spanvault.model.encryption import KmsKey
+from spanvault.model.request import AlterBackupRequest
+from spanvault.model.result import Result
+
+COLUMNS = ("path", "info", "keys")
+
+
+def alter_backup(context: Context, request: AlterBackupRequest) -> Result:
+    """Let the new keys open the chain; one row with the keys that do so from now on.
+
+    Raises KeyMismatch when the old ones do not open it.
+    """
+    subdir = find_subdir(context.storage(request.collection), request.subdir)
+    old, new = context.unlocking(request.old), context.unlocking(request.new)
+    info = change_keys(old.stored(request.collection), subdir, old.credentials(), new.credentials(), context.clock)
+    keys = [entry.key if isinstance(entry, KmsKey) else "passphrase" for entry in info.keys]
+    return Result(columns=COLUMNS, rows=((subdir, info.number, ", ".join(keys)),))
