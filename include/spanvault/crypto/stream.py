@@ -187,7 +187,7 @@ class _Cipher:
             ) from None
 
     def _nonce(self, number: int, last: bool) -> bytes:
-        return self._prefix + struct.pack(">IB", number, last)
+        return bytes(self._prefix) + struct.pack(">IB", number, last)
 
 
 class _Buffer:
@@ -227,7 +227,8 @@ def _small(chunks: Iterable[bytes]) -> Iterator[memoryview]:
 
 
 def _read(read: Callable[[int, int], bytes], start: int, length: int, where: str) -> bytes:
-    length = max(0, length)
+    if length <= 0:
+        return b""
     data = read(start, length)
     if len(data) != length:
         raise Damaged(f"{where} is cut off: {len(data)} bytes were read at {start} where {length} should be.")
