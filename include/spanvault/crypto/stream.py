@@ -164,7 +164,8 @@ class _Cipher:
     def __init__(self, header: bytes, data_key: bytes, identity: str, where: str = "") -> None:
         if len(data_key) != DATA_KEY_BYTES:
             raise ValueError(f"A data key has {DATA_KEY_BYTES} bytes.")
-        _, _, salt, self._prefix = _HEADER.unpack(header)
+        _, _, salt, prefix = _HEADER.unpack(header)
+        self._prefix: bytes = prefix
         name = identity.encode()
         derivation = HKDF(algorithm=SHA256(), length=DATA_KEY_BYTES, salt=salt, info=_FILE_KEY + name)
         self._aead = AESGCM(derivation.derive(data_key))
@@ -187,7 +188,7 @@ class _Cipher:
             ) from None
 
     def _nonce(self, number: int, last: bool) -> bytes:
-        return bytes(self._prefix) + struct.pack(">IB", number, last)
+        return self._prefix + struct.pack(">IB", number, last)
 
 
 class _Buffer:
