@@ -21,7 +21,8 @@ _URI = re.compile(r"(?:s3|gs|azure(?:-blob|-storage|-kms)?|aws(?:-kms)?|gcp-kms|
 # Where a passphrase begins, whatever quotes stand around it or are missing. Where it ends is not certain in a statement that
 # is not understood: an unpaired quote inside ends it too early.
 _PASSPHRASE = re.compile(
-    r"""(?ix) (?: pass | phrase | pwd ) \w*+ "? \s* =
+    r"""(?ix) \b (?: encryption | new | old ) _ (?: passphrase | password ) \w*+ "?+ (?: \s* = )?+
+    | (?: pass | phrase | pwd ) \w*+ "? \s* =
     | (?: passphrase | password ) \w*+ "?+ (?! \s* (?: \Z | [,.;)] | (?: into|from|in|as|with ) \b ) )"""
 )
 # Keys whose value is anything but strings in single quotes, as far as the strings' contents are masked.

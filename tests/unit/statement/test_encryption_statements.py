@@ -282,6 +282,7 @@ FORMS = [
 @example(FORMS[1], "Ω=Ψ\nΞ")
 @example(FORMS[3], "Ω Ψ Ξ")
 @example(FORMS[5], "Ω")
+@example(FORMS[5], ",Ω/")
 @example(FORMS[12], "s3://Ω/Ψ")
 def test_no_error_shows_any_part_of_a_passphrase(form: str, secret: str) -> None:
     try:
