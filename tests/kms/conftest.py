@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -29,7 +29,7 @@ def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def opened() -> Iterator[OpenKey]:
+def opened() -> OpenKey:
     """Opens a key's URI, with settings as keywords; two tries and short waits unless told."""
 
     def opened(uri: str, connections: Mapping[str, str] | None = None, **settings: object) -> KeyService:

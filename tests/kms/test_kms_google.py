@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 import pytest
 from google.cloud.kms_v1 import DecryptResponse, EncryptResponse
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
@@ -209,12 +209,13 @@ def test_a_connection_gives_the_account(
 ) -> None:
     path = tmp_path / "key.json"
     path.write_text(json.dumps(key_file))
-    extra: dict[str, object] = {
+    forms: dict[str, dict[str, object]] = {
         "dict": {"keyfile_dict": key_file},
         "text": {"keyfile_dict": json.dumps(key_file)},
         "prefixed": {"extra__google_cloud_platform__keyfile_dict": json.dumps(key_file)},
         "path": {"key_path": str(path)},
-    }[form]
+    }
+    extra = forms[form]
     key = opened(f"gs:///{NAME}?conn_id=my_google", connection(extra), external_io_disable_implicit_credentials=True)
     assert key.unwrap(key.wrap(DATA_KEY, CHAIN), CHAIN) == DATA_KEY
     assert google.calls == [("Encrypt", BACKUP), ("Decrypt", BACKUP)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from botocore import exceptions
@@ -35,6 +36,8 @@ _NOT_OURS = (Damaged, "{key} cannot unwrap the data key: it is damaged, of anoth
 _CODES: dict[str, tuple[type[SpanvaultError], str]] = {
     "AccessDeniedException": _DENIED,
     "AccessDenied": _DENIED,
+    # Without a code that can be read: from a gateway or another maker's service.
+    "403": _DENIED,
     "NotFoundException": (NotFound, "There is no key {key}: check its name, its account and REGION."),
     "InvalidArnException": (BadInput, "{key}: AWS KMS cannot read the key's name."),
     "DisabledException": _DISABLED,
@@ -83,13 +86,13 @@ class AwsKey:
         self.key_id = uri.key_id
         self._name = uri.key
         self._access = access
-        self._client = _client(access, settings, uri)
+        self._settings = settings
 
     def wrap(self, data_key: bytes, chain: str) -> bytes:
         """The data key, encrypted."""
         try:
             answer = self._client.encrypt(KeyId=self._name, Plaintext=data_key, EncryptionContext={_CONTEXT: chain})
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ValueError) as error:
             raise self._translated(error) from None
         return answer["CiphertextBlob"]
 
@@ -97,14 +100,28 @@ class AwsKey:
         """The data key that the key wrapped for `chain`. The key is named, so that no other one's answer is taken."""
         try:
             answer = self._client.decrypt(KeyId=self._name, CiphertextBlob=wrapped, EncryptionContext={_CONTEXT: chain})
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ValueError) as error:
             raise self._translated(error) from None
         return answer["Plaintext"]
 
     def __repr__(self) -> str:
         return f"AwsKey({self.key!r})"
 
-    def _translated(self, error: BotoCoreError | ClientError) -> SpanvaultError:
+    @cached_property
+    def _client(self) -> KMSClient:
+        """Bounded waits and tries. Made at the first call: looking for the machine's own credentials takes calls."""
+        settings = self._settings
+        config = Config(
+            connect_timeout=settings.storage_connect_timeout,
+            read_timeout=settings.storage_read_timeout,
+            # Random exponential pauses (at most 20 s) on throttling, 5xx, broken connections and timeouts:
+            # https://docs.aws.amazon.com/boto3/latest/guide/retries.html
+            retries={"mode": "standard", "total_max_attempts": settings.storage_attempts},
+        )
+        session = aws_session(self._access, settings)
+        return session.client("kms", region_name=self._access.region, endpoint_url=self._access.endpoint, config=config)
+
+    def _translated(self, error: Exception) -> SpanvaultError:
         if isinstance(error, RoleError):
             return self._of_role(error)
         if isinstance(error, ClientError):
@@ -159,22 +176,6 @@ def aws_key(uri: KmsUri, settings: Settings, connections: ConnectionResolver) ->
     endpoint = params.get("AWS_ENDPOINT", known.endpoint)
     access = replace(known, endpoint=endpoint, region=params["REGION"], roles=(*known.roles, *uri.roles))
     return AwsKey(uri, access, settings)
-
-
-def _client(access: S3Access, settings: Settings, uri: KmsUri) -> KMSClient:
-    """A client with bounded waits and tries. It may be used from several threads. Raises BadInput."""
-    config = Config(
-        connect_timeout=settings.storage_connect_timeout,
-        read_timeout=settings.storage_read_timeout,
-        # Random exponential pauses (at most 20 s) on throttling, 5xx, broken connections and timeouts:
-        # https://docs.aws.amazon.com/boto3/latest/guide/retries.html
-        retries={"mode": "standard", "total_max_attempts": settings.storage_attempts},
-    )
-    try:
-        session = aws_session(access, settings)
-        return session.client("kms", region_name=access.region, endpoint_url=access.endpoint, config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise BadInput(f"{uri.place} cannot be reached as described: {one_line(error)}.") from None
 
 
 def _code(error: ClientError) -> str:
