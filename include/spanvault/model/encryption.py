@@ -38,12 +38,20 @@ def from_base64(text: str) -> bytes:
     return data
 
 
-def _is_base64(text: str) -> str:
-    from_base64(text)
-    return text
+def _bytes(least: int, most: int) -> AfterValidator:
+    """Checks base64 text of so many bytes."""
+
+    def check(text: str) -> str:
+        count = len(from_base64(text))
+        if not least <= count <= most:
+            raise ValueError(f"these are {count} bytes, not {least if least == most else f'{least} to {most}'}")
+        return text
+
+    return AfterValidator(check)
 
 
-Base64 = Annotated[str, AfterValidator(_is_base64)]
+# A key's name is shown to people before it is known to be authentic: no control characters.
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=2048, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
 class Argon2Parameters(Value):
@@ -63,9 +71,9 @@ class PassphraseKey(Value):
     bytes), the encrypted data key (32) and the tag (16)."""
 
     kind: Literal["passphrase"] = "passphrase"
-    salt: Annotated[Base64, StringConstraints(min_length=24, max_length=24)]
+    salt: Annotated[str, _bytes(16, 16)]
     parameters: Argon2Parameters
-    wrapped: Annotated[Base64, StringConstraints(min_length=80, max_length=80)]
+    wrapped: Annotated[str, _bytes(60, 60)]
 
 
 class KmsKey(Value):
@@ -73,9 +81,9 @@ class KmsKey(Value):
     all URIs of that key, `wrapped` is what the service gave."""
 
     kind: Literal["kms"] = "kms"
-    key: str = Field(min_length=1, max_length=2048)
-    key_id: str = Field(min_length=1, max_length=2048)
-    wrapped: Annotated[Base64, StringConstraints(min_length=4, max_length=16384)]
+    key: _Name
+    key_id: _Name
+    wrapped: Annotated[str, _bytes(32, 8192)]
 
 
 class EncryptionDraft(Value):
@@ -105,13 +113,8 @@ class EncryptionInfo(EncryptionDraft):
     """ENCRYPTION-INFO-<number>.json of a chain. `check` (32 bytes) tells the chain's data key from any other, `mac` (32
     bytes) is the authentication code of everything else, under a key that is derived from the data key."""
 
-    check: Annotated[Base64, StringConstraints(min_length=44, max_length=44)]
-    mac: Annotated[Base64, StringConstraints(min_length=44, max_length=44)]
-
-    @staticmethod
-    def draft(*, chain: str, number: int, created_at: datetime, keys: tuple[PassphraseKey | KmsKey, ...]) -> EncryptionDraft:
-        """What crypto/info.py, `sealed`, makes an info of."""
-        return EncryptionDraft(chain=chain, number=number, created_at=created_at, keys=keys)
+    check: Annotated[str, _bytes(32, 32)]
+    mac: Annotated[str, _bytes(32, 32)]
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> EncryptionInfo:
