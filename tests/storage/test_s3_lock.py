@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from spanvault.crypto.keyring import Keyring
+from spanvault.crypto.storage import decrypted
 from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Refused
-from spanvault.storage.base import LockableStorage, LockInfo, Storage, lockable
+from spanvault.model.uri_parameters import ObjectLock
+from spanvault.storage.base import LockableStorage, LockInfo, Storage
 from spanvault.storage.limit import limited
 from spanvault.storage.local import LocalStorage
 from spanvault.storage.s3_upload import FIRST_PART_BYTES
@@ -112,10 +115,10 @@ def test_a_lock_is_extended_and_never_shortened(place: Place) -> None:
     storage = place(OBJECT_LOCK_MODE="COMPLIANCE", OBJECT_LOCK_DAYS="1")
     storage.put("key", b"1")
     wanted = float(int(time.time()) + 9 * DAY)
-    place().extend_lock("key", wanted)  # The object's own mode counts.
+    assert place().extend_lock("key", wanted)  # The object's own mode counts.
     assert storage.lock_of("key") == LockInfo(mode="COMPLIANCE", until=wanted, legal_hold=False)
-    storage.extend_lock("key", wanted - DAY)
-    storage.extend_lock("key", wanted)
+    assert not storage.extend_lock("key", wanted - DAY)
+    assert not storage.extend_lock("key", wanted)
     lock = storage.lock_of("key")
     assert lock is not None
     assert lock.until == wanted
@@ -191,13 +194,16 @@ def test_without_versions_deleting_is_one_call(opened: OpenStorage, seaweed: Sea
     assert [line.split()[0] for line in proxy.requests] == ["GET", "DELETE", "DELETE", "DELETE"]
 
 
-def test_locks_are_found_behind_what_wraps_a_storage(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_locks_are_found_through_what_wraps_a_storage(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
     storage = place(**GOVERNED)
-    assert lockable(storage) is storage
-    assert lockable(limited(limited(storage, 1 << 40), 1 << 40)) is storage
-    assert storage.object_lock is not None
-    assert storage.object_lock.days == 2
+    wanted = float(int(time.time()) + 3 * DAY)
+    for wrapped in (limited(storage, 1 << 40), limited(decrypted(storage, Keyring(storage)), 1 << 40)):
+        assert isinstance(wrapped, LockableStorage)
+        storage.put("key", b"1")
+        assert wrapped.object_lock == storage.object_lock == ObjectLock("GOVERNANCE", 2, legal_hold=False)
+        assert wrapped.extend_lock("key", wanted)
+        assert wrapped.lock_of("key") == LockInfo(mode="GOVERNANCE", until=wanted, legal_hold=False)
     assert place().object_lock is None
     local = LocalStorage(tmp_path_factory.mktemp("local"), "file:///x")
-    assert lockable(local) is None
-    assert lockable(limited(local, 1 << 40)) is None
+    for plain in (local, limited(local, 1 << 40), decrypted(local, Keyring(local))):
+        assert not isinstance(plain, LockableStorage)

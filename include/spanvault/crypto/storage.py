@@ -8,13 +8,19 @@ from contextlib import contextmanager
 
 from spanvault.crypto.keyring import INFO_PREFIX, Keyring
 from spanvault.crypto.stream import EncryptingWriter, decrypt, decrypt_chunks, encrypt, plaintext_size
-from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
+from spanvault.storage.base import LockableStorage, ObjectInfo, Storage, Unfinished, Writer
+from spanvault.storage.lock_through import LocksOfInner
 
 FIRST_PATH = "PLAN.json"
 """What is written first of a chain: with it the chain's data key is made."""
 
 # A chain's folder is named by its time; what is beside the chains (collection, index) is never encrypted.
 _IN_CHAIN = re.compile(r"(\d{4}/\d{2}/\d{2}-\d{6}\.\d{2})/(.+)", re.DOTALL)
+
+
+def decrypted(inner: Storage, keyring: Keyring) -> EncryptedStorage:
+    """`inner` with the chains of `keyring`'s collection decrypted; it can lock objects if `inner` can."""
+    return (LockableEncryptedStorage if isinstance(inner, LockableStorage) else EncryptedStorage)(inner, keyring)
 
 
 class EncryptedStorage:
@@ -26,7 +32,7 @@ class EncryptedStorage:
     """
 
     def __init__(self, inner: Storage, keyring: Keyring) -> None:
-        self._inner = inner
+        self.inner = inner
         self._keyring = keyring
 
     @property
@@ -37,20 +43,20 @@ class EncryptedStorage:
     @property
     def display_uri(self) -> str:
         """The root without secrets."""
-        return self._inner.display_uri
+        return self.inner.display_uri
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small object whole, encrypted if its chain is; the first object of a chain decides."""
         data_key = self._key_to_write(key)
         if data_key is not None:
             data = encrypt(data, data_key, _identity(key))
-        self._inner.put(key, data, create_only=create_only)
+        self.inner.put(key, data, create_only=create_only)
 
     @contextmanager
     def open_write(self, key: str) -> Iterator[Writer]:
         """Stream an object; visible when the block ends without an exception."""
         data_key = self._key_to_write(key)
-        with self._inner.open_write(key) as sink:
+        with self.inner.open_write(key) as sink:
             if data_key is None:
                 yield sink
             else:
@@ -61,13 +67,13 @@ class EncryptedStorage:
     def get(self, key: str) -> bytes:
         """The whole object. Raises NotFound, Damaged, KeyMismatch."""
         data_key = self._key_to_read(key)
-        data = self._inner.get(key)
+        data = self.inner.get(key)
         return data if data_key is None else decrypt(data, data_key, _identity(key), self._where(key))
 
     def read_chunks(self, key: str, chunk_size: int = 1 << 20) -> Iterator[bytes]:
         """The object's bytes in order. Raises what `get` raises."""
         data_key = self._key_to_read(key)
-        chunks = self._inner.read_chunks(key, chunk_size)
+        chunks = self.inner.read_chunks(key, chunk_size)
         if data_key is None:
             yield from chunks
             return
@@ -77,28 +83,28 @@ class EncryptedStorage:
 
     def head(self, key: str) -> ObjectInfo | None:
         """What is known of the object, or None."""
-        found = self._inner.head(key)
+        found = self.inner.head(key)
         return None if found is None else self._seen(found)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, ascending, lazily."""
-        return map(self._seen, self._inner.list(prefix))
+        return map(self._seen, self.inner.list(prefix))
 
     def list_folders(self, prefix: str = "") -> Iterator[str]:
         """The distinct next path parts below `prefix`."""
-        return self._inner.list_folders(prefix)
+        return self.inner.list_folders(prefix)
 
     def delete(self, key: str) -> None:
         """Remove the object if it exists."""
-        self._inner.delete(key)
+        self.inner.delete(key)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """Writes under way and what interrupted ones left."""
-        return self._inner.list_unfinished()
+        return self.inner.list_unfinished()
 
     def remove_unfinished(self, unfinished: Unfinished) -> None:
         """Remove what an interrupted write left."""
-        self._inner.remove_unfinished(unfinished)
+        self.inner.remove_unfinished(unfinished)
 
     def _key_to_read(self, key: str) -> bytes | None:
         subdir = _chain_of(key)
@@ -117,12 +123,18 @@ class EncryptedStorage:
 
     def _seen(self, found: ObjectInfo) -> ObjectInfo:
         subdir = _chain_of(found.key)
-        if not subdir or self._keyring.info(subdir) is None:
+        if not subdir or not self._keyring.is_encrypted(subdir):
             return found
         return found.model_copy(update={"size": plaintext_size(found.size)})
 
     def _where(self, key: str) -> str:
         return f"The object {key} in {self.display_uri}"
+
+
+class LockableEncryptedStorage(LocksOfInner, EncryptedStorage):
+    """An EncryptedStorage over a storage that can lock objects."""
+
+    inner: LockableStorage
 
 
 def _chain_of(key: str) -> str:

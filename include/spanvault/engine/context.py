@@ -13,7 +13,7 @@ from spanvault.config.passphrases import Ask, find_passphrase, refuse_to_ask
 from spanvault.config.settings import Settings
 from spanvault.crypto.keyring import Credentials, Keyring
 from spanvault.crypto.kms import open_key
-from spanvault.crypto.storage import EncryptedStorage
+from spanvault.crypto.storage import decrypted
 from spanvault.errors import BadInput
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
@@ -56,15 +56,17 @@ class Context:
 
     def storage(self, uri: str) -> Storage:
         """The storage that a collection's URI names, with its encrypted chains decrypted."""
-        return EncryptedStorage(self.stored(uri), self.keyring(uri))
+        return decrypted(self.stored(uri), self.keyring(uri))
 
     def locations(self, collection: str) -> OpenLocation:
         """Opens the incremental locations of a collection; its keys are those of the collection."""
-        return lambda uri: EncryptedStorage(self.stored(uri), self.keyring(collection))
+        return lambda uri: decrypted(self.stored(uri), self.keyring(collection))
 
     def keyring(self, uri: str) -> Keyring:
         """The keys of a collection's chains."""
-        return self.keyrings.setdefault(uri, Keyring(self.stored(uri), self.credentials, self.clock))
+        if uri not in self.keyrings:
+            self.keyrings[uri] = Keyring(self.stored(uri), self.credentials, self.clock)
+        return self.keyrings[uri]
 
     def stored(self, uri: str) -> Storage:
         """The storage that a URI names, as it is: encrypted chains stay so."""
@@ -104,6 +106,13 @@ class Context:
         )
 
 
-def make_context(settings: Settings | None = None, progress: Progress | None = None) -> Context:
-    """The context of the environment."""
-    return Context(settings=settings or Settings.load(), progress=progress or Silent())
+def make_context(
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    *,
+    ask: Ask = refuse_to_ask,
+    encryption: EncryptionOptions | None = None,
+) -> Context:
+    """The context of the environment, with these keys."""
+    context = Context(settings=settings or Settings.load(), progress=progress or Silent(), ask=ask)
+    return context.unlocking(encryption) if encryption is not None and encryption.given else context

@@ -127,16 +127,6 @@ class LockableStorage(Storage, Protocol):
     def lock_of(self, key: str) -> LockInfo | None:
         """How the object is protected, None if it is not (any more). Raises NotFound."""
 
-    def extend_lock(self, key: str, until: float) -> None:
-        """Protect the object at least until `until` (Unix seconds), in the mode that it has, else in that of new objects.
-        A lock that ends later stays as it is. Raises NotFound; BadInput if neither has a mode."""
-
-
-def lockable(storage: Storage) -> LockableStorage | None:
-    """The storage that can lock objects: `storage`, or what it wraps (`inner`, which takes the same keys); else None."""
-    while not isinstance(storage, LockableStorage):
-        inner = getattr(storage, "inner", None)
-        if not isinstance(inner, Storage):
-            return None
-        storage = inner
-    return storage
+    def extend_lock(self, key: str, until: float) -> bool:
+        """Protect the object at least until `until` (Unix seconds), in the mode that it has, else in that of new objects;
+        whether that had to be done: a lock that ends later stays as it is. Raises NotFound; BadInput if neither has a mode."""

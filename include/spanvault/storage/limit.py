@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
+from spanvault.storage.base import LockableStorage, ObjectInfo, Storage, Unfinished, Writer
+from spanvault.storage.lock_through import LocksOfInner
 
 _SLICE_BYTES = 1 << 20
 
@@ -16,13 +17,17 @@ _SLICE_BYTES = 1 << 20
 def limited(storage: Storage, bytes_per_second: int) -> Storage:
     """`storage` with at most `bytes_per_second` read and written together, over all threads that use the result; 0 is
     no limit."""
-    return LimitedStorage(storage, RateLimit(bytes_per_second)) if bytes_per_second else storage
+    return _behind(RateLimit(bytes_per_second), storage) if bytes_per_second else storage
 
 
 def limited_in_process(storage: Storage, bytes_per_second: int) -> Storage:
     """`storage` with at most `bytes_per_second` read and written together by all storages of this process; 0 is no
     limit."""
-    return LimitedStorage(storage, _rate_of_process(bytes_per_second)) if bytes_per_second else storage
+    return _behind(_rate_of_process(bytes_per_second), storage) if bytes_per_second else storage
+
+
+def _behind(limit: RateLimit, storage: Storage) -> LimitedStorage:
+    return (LockableLimitedStorage if isinstance(storage, LockableStorage) else LimitedStorage)(storage, limit)
 
 
 class CallLimit:
@@ -141,6 +146,12 @@ class LimitedStorage:
     def remove_unfinished(self, unfinished: Unfinished) -> None:
         """Remove what an interrupted write left."""
         self.inner.remove_unfinished(unfinished)
+
+
+class LockableLimitedStorage(LocksOfInner, LimitedStorage):
+    """A LimitedStorage over a storage that can lock objects."""
+
+    inner: LockableStorage
 
 
 class _LimitedWriter:

@@ -164,10 +164,10 @@ class S3Storage:
         with self._translated(key):
             return self._versions.lock_of(self._name(key))
 
-    def extend_lock(self, key: str, until: float) -> None:
-        """Protect the object at least until `until` (Unix seconds). Raises NotFound, BadInput."""
+    def extend_lock(self, key: str, until: float) -> bool:
+        """Protect the object at least until `until` (Unix seconds); whether that had to be done. Raises NotFound, BadInput."""
         with self._translated(key):
-            self._versions.extend(self._name(key), key, until)
+            return self._versions.extend(self._name(key), key, until)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """Multipart uploads below the root that were neither completed nor aborted."""

@@ -63,11 +63,11 @@ class S3Versions:
         """How the current version is protected."""
         return _info(self._client.head_object(Bucket=self._bucket, Key=name))
 
-    def extend(self, name: str, key: str, until: float) -> None:
-        """Protect the current version at least until `until`."""
+    def extend(self, name: str, key: str, until: float) -> bool:
+        """Protect the current version at least until `until`; whether that had to be done."""
         now = self.lock_of(name)
         if now and now.until >= until:
-            return
+            return False
         mode = (now and now.mode) or (self._lock and self._lock.mode)
         if not mode:
             raise BadInput(
@@ -78,6 +78,7 @@ class S3Versions:
             Key=name,
             Retention={"Mode": "COMPLIANCE" if mode == "COMPLIANCE" else "GOVERNANCE", "RetainUntilDate": _date(until)},
         )
+        return True
 
     def _keeps_versions(self, name: str) -> bool:
         """Asked once of the bucket. Who may not ask sees it on the object."""
