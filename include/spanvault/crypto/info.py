@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from spanvault.crypto.key_service import KeyService
 from spanvault.crypto.passphrase import PARAMETERS, SALT_BYTES, passphrase_to_key
@@ -44,8 +44,14 @@ def passphrase_entry(passphrase: SecretStr, data_key: bytes, chain: str) -> Pass
 
 
 def kms_entry(service: KeyService, data_key: bytes, chain: str) -> KmsKey:
-    """The data key, wrapped by a key service. Raises what the service raises."""
-    return KmsKey(key=service.key, key_id=service.key_id, wrapped=to_base64(service.wrap(data_key, chain)))
+    """The data key, wrapped by a key service. Raises what the service raises, Damaged for an answer that is none."""
+    wrapped = service.wrap(data_key, chain)
+    try:
+        return KmsKey(key=service.key, key_id=service.key_id, wrapped=to_base64(wrapped))
+    except ValidationError:
+        raise Damaged(
+            f"{service.key} gave {len(wrapped)} bytes as the wrapped data key, which cannot be one; find out what answers there."
+        ) from None
 
 
 def sealed(draft: EncryptionDraft, data_key: bytes) -> EncryptionInfo:

@@ -96,7 +96,7 @@ class EncryptionDraft(Value):
     chain: str = Field(pattern=_UUID)
     number: int = Field(ge=0, le=999_999)
     created_at: datetime
-    keys: tuple[Annotated[PassphraseKey | KmsKey, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=64)
+    keys: tuple[Annotated[PassphraseKey | KmsKey, Field(discriminator="kind")], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_kind_of_keys(self) -> Self:
