@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from spanvault.collection.layout import object_key
-from spanvault.model import cut, manifest, request, schema, span, target
+from spanvault.model import cut, encryption, manifest, request, schema, span, target
 from spanvault.model.base import Value
 from spanvault.storage.local import LocalStorage
 from tests.kit.collections import write_collection
@@ -24,6 +24,7 @@ ROOTS: tuple[type[BaseModel], ...] = (
     manifest.SealRecord,
     manifest.Manifest,
     manifest.IndexEntry,
+    encryption.EncryptionInfo,
 )
 
 
@@ -31,7 +32,7 @@ def _reachable() -> dict[str, type[BaseModel]]:
     """All models that the stored documents consist of."""
     known = {
         name: value
-        for module in (cut, manifest, request, schema, span, target)
+        for module in (cut, encryption, manifest, request, schema, span, target)
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Value)
     }
