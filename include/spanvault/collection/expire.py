@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from spanvault.collection.chain import OpenLocation, load_manifest_bytes, no_locations
@@ -11,21 +12,24 @@ from spanvault.collection.contents import load_contents
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import entry_of
 from spanvault.collection.layout import index_key, manifest_key, path_kind, plan_key
+from spanvault.collection.locks import ChainLock, Kept, chain_lock
 from spanvault.collection.lookup import complete_subdirs
 from spanvault.collection.manifests import chain_names
 from spanvault.collection.retention import Decision, Policy, chains_of, decide
-from spanvault.errors import Permanent
+from spanvault.errors import Locked, Permanent
 from spanvault.model.base import Value
-from spanvault.model.manifest import IndexEntry
+from spanvault.model.manifest import IndexEntry, Manifest
 from spanvault.storage.base import Storage
 
 
 class ExpireReport(Value):
-    """The decision on each complete chain, newest first; those that expire are deleted unless `dry_run`. `problems`
-    are sentences on chains that cannot be read: they are kept, and count for nothing."""
+    """The decision on each complete chain, newest first; those that expire are deleted unless `dry_run`, or unless they are
+    in `locked`: these stay whole until a later run finds their locks ended. `problems` are sentences on chains that cannot
+    be read (they are kept, and count for nothing), and on what locks keep of deleted ones."""
 
     dry_run: bool
     decisions: tuple[Decision, ...]
+    locked: tuple[ChainLock, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -44,40 +48,76 @@ def expire(
     """
     read_collection(storage)
     problems: list[str] = []
+    locked: list[ChainLock] = []
     decisions = decide(chains_of(_layers(storage, problems)), policy, now)
-    if not dry_run:
-        for decision in decisions:
-            if decision.expire:
-                try:
-                    delete_chain(storage, decision.chain.subdir, open_location=open_location)
-                except Permanent as error:
-                    problems.append(str(error))
-    return ExpireReport(dry_run=dry_run, decisions=decisions, problems=tuple(problems))
+    for subdir in (decision.chain.subdir for decision in decisions if decision.expire):
+        try:
+            chain = _Doomed.of(storage, subdir, open_location)
+            if (lock := chain_lock(storage, subdir, chain.places)) is not None:
+                locked.append(lock)
+            elif not dry_run and (kept := chain.delete()).objects:
+                problems.append(f"The backup {subdir} is deleted, but {kept.sentence}")
+        except Locked as error:
+            locked.append(ChainLock(subdir=subdir, until=None, reason=str(error)))
+        except Permanent as error:
+            problems.append(str(error))
+    return ExpireReport(dry_run=dry_run, decisions=decisions, locked=tuple(locked), problems=tuple(problems))
 
 
 def delete_chain(storage: Storage, subdir: str, *, open_location: OpenLocation = no_locations) -> None:
-    """Delete a complete chain: first the plan, so that its run cannot be continued; then the index entries; then the
-    full's manifest, with which the chain stops being one; then data files at incremental locations; then the rest, which
-    is garbage from here on, the later manifests last: they tell of the locations (`sweep` goes on if this is interrupted).
+    """Delete a complete chain: first the index entries, the newest first; then the plan, so that its run cannot be
+    continued; then the full's manifest, with which the chain stops being one; then data files at incremental locations; then
+    the rest, which is garbage from here on, the later manifests last: they tell of the locations (`sweep` goes on if this is
+    interrupted).
 
-    Raises what `open_location` raises before anything is deleted.
+    Raises, before anything is deleted, what `open_location` raises, and Locked when a lock protects any of it. A store that
+    does not tell of its locks refuses single deletions: what it refuses first is most likely the index entry that was
+    written last, and then nothing is deleted. Locked says how far it came.
     """
-    contents = load_contents(storage, subdir)
-    places = [open_location(location) for location in sorted(contents.locations)]
-    storage.delete(plan_key(subdir))
-    for manifest in contents.manifests:
-        storage.delete(index_key(subdir, manifest.number, manifest.first))
-    storage.delete(manifest_key(subdir))
-    for place in places:
-        for info in place.list(f"{subdir}/"):
-            if path_kind(info.key.removeprefix(f"{subdir}/")) == "data":
-                place.delete(info.key)
-    for info in storage.list(f"{subdir}/"):
-        if not info.key.startswith((f"{subdir}/chain/", f"{subdir}/ENCRYPTION-INFO-")):
-            storage.delete(info.key)
-    for prefix in ("chain/", "ENCRYPTION-INFO-"):  # what opens the manifests goes last
-        for info in storage.list(f"{subdir}/{prefix}"):
-            storage.delete(info.key)
+    chain = _Doomed.of(storage, subdir, open_location)
+    lock = chain_lock(storage, subdir, chain.places)
+    if lock is not None:
+        raise Locked(f"The backup {subdir} is not deleted: {lock.reason}.")
+    kept = chain.delete()
+    if kept.objects:
+        raise Locked(f"The backup {subdir} is deleted, but {kept.sentence}")
+
+
+@dataclass(frozen=True)
+class _Doomed:
+    """A complete chain that is to be deleted, and the incremental locations that it uses."""
+
+    storage: Storage
+    subdir: str
+    manifests: tuple[Manifest, ...]
+    places: tuple[Storage, ...]
+
+    @staticmethod
+    def of(storage: Storage, subdir: str, open_location: OpenLocation) -> _Doomed:
+        """Raises what `open_location` and the manifests' readers raise."""
+        contents = load_contents(storage, subdir)
+        places = tuple(open_location(location) for location in sorted(contents.locations))
+        return _Doomed(storage, subdir, contents.manifests, places)
+
+    def delete(self) -> Kept:
+        """Delete it; what locks keep of it. Raises Locked while the chain is still one."""
+        storage, subdir = self.storage, self.subdir
+        for manifest in sorted(self.manifests, key=lambda each: (each.committed_at, each.number), reverse=True):
+            storage.delete(index_key(subdir, manifest.number, manifest.first))
+        storage.delete(plan_key(subdir))
+        storage.delete(manifest_key(subdir))
+        kept = Kept()
+        for place in self.places:
+            for info in place.list(f"{subdir}/"):
+                if path_kind(info.key.removeprefix(f"{subdir}/")) == "data":
+                    kept.delete(place, info.key, info.size)
+        for info in storage.list(f"{subdir}/"):
+            if not info.key.startswith((f"{subdir}/chain/", f"{subdir}/ENCRYPTION-INFO-")):
+                kept.delete(storage, info.key, info.size)
+        for prefix in ("chain/", "ENCRYPTION-INFO-"):  # what opens the manifests goes last
+            for info in storage.list(f"{subdir}/{prefix}") if not kept.objects else ():
+                kept.delete(storage, info.key, info.size)
+        return kept
 
 
 def _layers(storage: Storage, problems: list[str]) -> Iterator[IndexEntry]:

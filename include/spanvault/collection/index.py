@@ -12,7 +12,7 @@ from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, 
 from spanvault.collection.lookup import complete_subdirs, is_complete
 from spanvault.collection.manifests import any_names, parse_manifest
 from spanvault.collection.plans import chain_subdirs
-from spanvault.errors import AlreadyExists, Damaged, NotFound, Refused
+from spanvault.errors import AlreadyExists, Damaged, Locked, NotFound, Refused
 from spanvault.model.base import Value
 from spanvault.model.manifest import IndexedTable, IndexEntry, Manifest
 from spanvault.model.request import BackupRequest
@@ -34,7 +34,7 @@ def list_chains(storage: Storage) -> Iterator[str]:
 class RebuildCounts(Value):
     """What `rebuild` did. `differing` are keys of readable entries that contradict the manifest they are of: one of the
     two was changed, and which one is not for a program to say, so they are left alone. `problems` are sentences on
-    manifests that cannot be read."""
+    manifests that cannot be read, and on entries of backups that are gone which locks keep."""
 
     written: int
     kept: int
@@ -133,11 +133,14 @@ def rebuild(storage: Storage) -> RebuildCounts:
             kept += 1
         else:
             differing.append(key)
-    for key in before - known:
-        storage.delete(key)
-    return RebuildCounts(
-        written=written, kept=kept, removed=len(before - known), differing=tuple(differing), problems=tuple(problems)
-    )
+    removed = 0
+    for key in sorted(before - known):
+        try:
+            storage.delete(key)
+            removed += 1
+        except Locked as error:
+            problems.append(str(error))
+    return RebuildCounts(written=written, kept=kept, removed=removed, differing=tuple(differing), problems=tuple(problems))
 
 
 def _committed_layers(storage: Storage) -> Iterator[tuple[str, int, int]]:

@@ -165,13 +165,20 @@ def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timed
 def expire_backups(
     context: Context, uri: str, *, keep_last: int | None, window: timedelta | None, dry_run: bool = True
 ) -> Result:
-    """Decide on each chain, and delete what expires unless `dry_run`."""
+    """Decide on each chain, and delete what expires unless `dry_run`; `decision` is expire, keep, or locked of what would
+    expire and object locks protect."""
     policy = Policy(keep_last=keep_last, window=window)
     report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.locations(uri))
     for problem in report.problems:
         context.progress.note(problem)
+    locks = {lock.subdir: lock.reason for lock in report.locked}
     rows = tuple(
-        (decision.chain.subdir, "expire" if decision.expire else "keep", decision.reason, report.dry_run)
+        (
+            decision.chain.subdir,
+            "locked" if decision.chain.subdir in locks else "expire" if decision.expire else "keep",
+            locks.get(decision.chain.subdir, decision.reason),
+            report.dry_run,
+        )
         for decision in report.decisions
     )
     return Result(columns=("path", "decision", "reason", "dry_run"), rows=rows)

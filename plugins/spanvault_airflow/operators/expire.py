@@ -54,6 +54,8 @@ class ExpireBackupsOperator(SpanvaultOperator):
         uri = self.collection_uri(self.collection)
         decisions = expire_backups(self.engine(), uri, keep_last=keep_last, window=window, dry_run=not delete).dicts()
         for decision in decisions:
-            verb = "keep" if decision["decision"] == "keep" else "deleted" if delete else "would delete"
+            verb = str(decision["decision"])
+            if verb == "expire":
+                verb = "deleted" if delete else "would delete"
             self.log.info("%s: %s, %s", verb, decision["path"], decision["reason"])
         return [str(decision["path"]) for decision in decisions if decision["decision"] == "expire"]
