@@ -31,7 +31,7 @@ The run fails, and never backs up in the clear, when it is given no key.
 dag = backup_dag(
     "encrypted_backup",
     kind="incremental",
-    schedule="37 * * * *",
+    schedule="42 * * * *",
     collection="encrypted",
     description="Encrypted chains of a full backup and hourly incrementals",
     doc_md=DOC,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.kit.airflow import PROJECT, AirflowSite
 
-CHAIN_DAGS = ["incremental_backup", "revision_history_backup"]
+CHAIN_DAGS = ["encrypted_backup", "incremental_backup", "revision_history_backup"]
 BACKUP_DAGS = ["full_backup", *CHAIN_DAGS]
 BY_HAND = {"restore", "compact_backups"}
 DAGS = {*BACKUP_DAGS, "validate_backup", "expire_backups", *BY_HAND}
@@ -102,7 +102,7 @@ def test_full_backup_refuses_backfills_and_chains_take_them(probe: dict[str, Any
 
 def test_backup_dags_own_a_collection_each(probe: dict[str, Any]) -> None:
     owned = [probe["dags"][dag_id]["params"]["into"]["value"].rpartition("/")[2] for dag_id in BACKUP_DAGS]
-    assert owned == ["full", "incremental", "revision_history"]
+    assert owned == ["full", "encrypted", "incremental", "revision_history"]
 
 
 @pytest.mark.parametrize("dag_id", BACKUP_DAGS)

@@ -34,7 +34,7 @@ class EngineDouble:
             raise NotFound(f"clusters.yaml has no cluster {name!r}; it has shop.")
         return cluster_from_url("postgresql://backup:hunter2@shop.example/postgres", name="shop")
 
-    def make_context(self, settings: object = None, progress: Progress | None = None) -> EngineDouble:
+    def make_context(self, settings: object = None, progress: Progress | None = None, **keys: object) -> EngineDouble:
         self.progress = progress
         return self
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
+from spanvault.crypto.stream import MAGIC
 from spanvault.engine.alter import alter_backup
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
@@ -100,7 +101,7 @@ def test_everything_but_the_documented_is_encrypted(backup: EncryptedBackup) -> 
         data = path.read_bytes()
         assert SECRET.encode() not in data
         assert MARK.encode() not in data
-        if not data.startswith(b"SPVENC\x00\x01"):
+        if not data.startswith(MAGIC):
             plain.add(path.name if path.suffix == ".txt" else path.name.split("-0")[0])
         else:
             with pytest.raises(Exception, match=r"magic bytes|Parquet"):
@@ -116,7 +117,7 @@ def test_without_the_key_or_with_another_one_there_is_one_sentence(backup: Encry
     with pytest.raises(KeyMismatch, match=rf"{full.subdir}.*is encrypted; give its encryption_passphrase"):
         run_restore(context, backup.database.cluster, request, processes=False)
     wrong = request.model_copy(update={"encryption": EncryptionOptions(passphrase=SecretStr("guessed"))})
-    with pytest.raises(KeyMismatch, match=r"the passphrase does not fit") as caught:
+    with pytest.raises(KeyMismatch, match=r"cannot be decrypted with this passphrase") as caught:
         run_restore(context, backup.database.cluster, wrong, processes=False)
     assert "guessed" not in str(caught.value)
     with pytest.raises(KeyMismatch, match="is encrypted"):
@@ -174,7 +175,7 @@ def test_data_at_an_incremental_location_is_encrypted_too(backup: EncryptedBacku
     manifest = backup.add(incremental_location=f"file://{tmp_path}/elsewhere")
     there = files(tmp_path / "elsewhere")
     assert there
-    assert all(path.read_bytes().startswith(b"SPVENC\x00\x01") for path in there)
+    assert all(path.read_bytes().startswith(MAGIC) for path in there)
     assert backup.rows(manifest, "t") == backup.source_rows("t")
 
 
@@ -187,7 +188,7 @@ def test_another_passphrase_opens_the_chain_and_the_old_one_no_more(backup: Encr
         alter_backup(context, AlterBackupRequest(collection=backup.uri, old=new, new=new))
     alter_backup(context, AlterBackupRequest(collection=backup.uri, old=KEY, new=new))
     assert {path: path.read_bytes() for path in files(backup.folder) if "ENCRYPTION" not in path.name} == before
-    with pytest.raises(KeyMismatch, match="does not fit"):
+    with pytest.raises(KeyMismatch, match="cannot be decrypted with this passphrase"):
         backup.rows(full, "t")
     backup.key = new
     assert backup.rows(full, "t") == backup.source_rows("t")

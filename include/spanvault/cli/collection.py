@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from spanvault.cli.output import Format, show
-from spanvault.cli.session import FormatOption, UriArgument, session
+from spanvault.cli.session import FormatOption, KmsOption, PassphraseOption, UriArgument, session
 from spanvault.errors import BadInput
 from spanvault.model.cut import time_of_subdir
 from spanvault.model.units import parse_duration
 
 _COMPACTED = "The chain's layers are as they were; run it again to begin anew."
+_LOCKED = "Part of the chain is protected for longer; run it again for the rest."
 _SWEPT = "Part of the garbage is removed; run it again for the rest."
 
 app = typer.Typer(no_args_is_help=True, help="Look into, check and tidy a collection.")
@@ -41,10 +43,12 @@ def check(
     backup: Annotated[
         str | None, typer.Option("--backup", metavar="PATH", help="Check only this backup (LATEST: the newest) at that level.")
     ] = None,
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Check all backups of a collection, or one of them; damage is exit code 1."""
-    with session() as context:
+    with session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import collection_check
 
         result = collection_check(context, uri, level.value, backup)
@@ -52,9 +56,14 @@ def check(
 
 
 @app.command(name="rebuild-index")
-def rebuild_index(uri: UriArgument, form: FormatOption = Format.table) -> None:
+def rebuild_index(
+    uri: UriArgument,
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
+    form: FormatOption = Format.table,
+) -> None:
     """Write the index that SHOW BACKUPS reads anew from the manifests."""
-    with session("Run it again to finish; backups are not touched.") as context:
+    with session("Run it again to finish; backups are not touched.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import rebuild_index as rebuild
 
         result = rebuild(context, uri)
@@ -68,11 +77,13 @@ def sweep(
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="DURATION", help="Leave what is younger: a run may be writing it.")
     ] = "24h",
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Count what runs that failed or were killed left behind, or remove it; never anything that belongs to a backup."""
     age = parse_duration(older_than)
-    with session(_SWEPT if delete else "Nothing was changed.") as context:
+    with session(_SWEPT if delete else "Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import sweep as sweep_collection
 
         result = sweep_collection(context, uri, dry_run=not delete, older_than=age)
@@ -80,9 +91,14 @@ def sweep(
 
 
 @app.command()
-def windows(uri: UriArgument, form: FormatOption = Format.table) -> None:
+def windows(
+    uri: UriArgument,
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
+    form: FormatOption = Format.table,
+) -> None:
     """List from when to when each chain can be restored: at any time, or at the ends of its layers only."""
-    with session() as context:
+    with session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import restorable
 
         result = restorable(context, uri)
@@ -108,6 +124,8 @@ def compact(
     full: Annotated[
         bool, typer.Option("--full", help="Merge from the chain's full on (--from 0): a full at the last layer's end.")
     ] = False,
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
     form: FormatOption = Format.table,
 ) -> None:
     """Merge layers of a chain into one that stands for them; the source is not read and the merged layers stay."""
@@ -116,11 +134,50 @@ def compact(
     begin = 0 if full else 1 if first is None else first
     if number is not None and number <= begin:
         raise BadInput(f"One layer is nothing to merge: --to {number} must be greater than the first layer, {begin}.")
-    with session(_COMPACTED) as context:
+    with session(_COMPACTED, passphrase_from, kms) as context:
         from spanvault.engine.maintenance import compact_backups
 
         result = compact_backups(context, uri, _chain(subdir), first=begin, number=number)
     show(result, form)
+
+
+@app.command(name="extend-lock")
+def extend_lock(
+    uri: UriArgument,
+    subdir: Annotated[
+        str, typer.Argument(metavar="SUBDIR", help="The chain's path as SHOW BACKUPS lists it; LATEST is the newest.")
+    ] = "LATEST",
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until", metavar="TIME", help="Protect it at least until then, such as '2027-01-31 12:00'; UTC, or with a zone."
+        ),
+    ] = None,
+    days: Annotated[
+        int | None, typer.Option("--days", metavar="N", min=1, help="Protect it for so many days from now.", show_default=False)
+    ] = None,
+    passphrase_from: PassphraseOption = None,
+    kms: KmsOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Protect all objects of a chain for longer by object locks: as long as its newest layer, unless told until when."""
+    end = None if until is None else _time(until)
+    with session(_LOCKED, passphrase_from, kms) as context:
+        from spanvault.engine.locks import extend_lock as extend
+
+        result = extend(context, uri, _chain(subdir), until=end, days=days)
+    show(result, form)
+
+
+def _time(text: str) -> datetime:
+    """A time in ISO 8601, UTC without a zone. Raises BadInput."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BadInput(
+            f"--until {text!r} is no time; write it as in '2027-01-31 12:00' or '2027-01-31T12:00:00+02:00'."
+        ) from None
 
 
 def _chain(subdir: str) -> str:

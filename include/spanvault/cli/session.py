@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import SecretStr
 
 from spanvault.cli.output import Format
 from spanvault.errors import BadInput
+from spanvault.model.kms_uri import KmsUri
+from spanvault.model.request import EncryptionOptions
 
 if TYPE_CHECKING:
     from spanvault.config.clusters import Cluster
@@ -27,6 +32,20 @@ UrlOption = Annotated[
     ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the result is written.")]
+PassphraseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--passphrase-from",
+        metavar="REFERENCE",
+        help="Where the passphrase of encrypted backups is kept: env:NAME, connection:ID, variable:NAME, or prompt.",
+    ),
+]
+KmsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kms", metavar="URI", help="A key of a key service that opens encrypted backups, by ?conn_id= or AUTH=implicit."
+    ),
+]
 UriArgument = Annotated[str, typer.Argument(metavar="URI", help="The collection, such as 's3://bucket/path?...'.")]
 
 
@@ -35,16 +54,34 @@ class Interrupted(Exception):  # stopping is no error
 
 
 @contextmanager
-def session(going_on: str = "Nothing was changed.") -> Iterator[Context]:
-    """The engine's context while a command works. Ctrl-C raises Interrupted with the sentence `going_on`."""
+def session(
+    going_on: str = "Nothing was changed.", passphrase_from: str | None = None, kms: list[str] | None = None
+) -> Iterator[Context]:
+    """The engine's context while a command works, with the keys that are named. Ctrl-C raises Interrupted with the sentence
+    `going_on`."""
     from spanvault.engine.context import make_context
     from spanvault.observe.progress_bars import shown_progress
 
     try:
+        keys = _keys(passphrase_from, kms or [])
         with shown_progress() as progress:
-            yield make_context(progress=progress)
+            yield make_context(progress=progress, ask=_ask, encryption=keys)
     except KeyboardInterrupt:
         raise Interrupted(going_on) from None
+
+
+def _keys(passphrase_from: str | None, kms: list[str]) -> EncryptionOptions:
+    """Raises BadInput, too, for a secret: everybody on the machine sees a command's arguments."""
+    for uri in kms:
+        if KmsUri.parse(uri).has_inline_secrets:
+            raise BadInput("--kms shows its secrets in the list of processes: name a connection with ?conn_id= instead.")
+    return EncryptionOptions(passphrase_from=passphrase_from, kms=tuple(SecretStr(uri) for uri in kms))
+
+
+def _ask(question: str) -> SecretStr:
+    if not sys.stdin.isatty():
+        raise BadInput("There is no terminal to ask for the passphrase on; name env:NAME, connection:ID or variable:NAME.")
+    return SecretStr(getpass.getpass(f"{question}: "))
 
 
 def chosen_cluster(context: Context, cluster: str | None, url: str | None) -> Cluster | None:

@@ -8,7 +8,7 @@ import re
 from spanvault.collection.layout import README_KEY
 from spanvault.errors import AlreadyExists
 from spanvault.model.manifest import Manifest
-from spanvault.model.request import RestoreRequest, ShowBackupsRequest
+from spanvault.model.request import EncryptionOptions, RestoreRequest, ShowBackupsRequest
 from spanvault.statement.render import render
 from spanvault.storage.base import Storage
 
@@ -35,9 +35,15 @@ delete single files: a backup is whole or of no use.
 """
 
 
-def restore_command(manifest: Manifest, uri: str, subdir: str = "LATEST") -> str:
-    """The shell command that restores what the backup holds; `uri` as `display_uri` has it."""
-    return _command(render(RestoreRequest(target=manifest.request.target, subdir=subdir, collection=uri)))
+def restore_command(manifest: Manifest, uri: str, subdir: str = "LATEST", keys: EncryptionOptions | None = None) -> str:
+    """The shell command that restores what the backup holds; `uri` as `display_uri` has it. What it says of `keys` is no
+    secret: a passphrase is asked for."""
+    if keys is not None and not keys.kms:
+        keys = EncryptionOptions(passphrase_from="prompt")  # noqa: S106 - where it comes from
+    request = RestoreRequest(
+        target=manifest.request.target, subdir=subdir, collection=uri, encryption=keys or EncryptionOptions()
+    )
+    return _command(render(request))
 
 
 def write_readme(storage: Storage, manifest: Manifest) -> None:

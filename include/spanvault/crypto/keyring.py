@@ -10,17 +10,17 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from pydantic import SecretStr
 
-from spanvault.crypto.info import kms_entry, new_data_key, parse_info, passphrase_entry, sealed, unlock_kms, unlock_passphrase
+from spanvault.crypto.info import kms_entry, new_data_key, passphrase_entry, sealed, unlock_kms, unlock_passphrase
 from spanvault.crypto.key_service import KeyService
-from spanvault.errors import AlreadyExists, Busy, Damaged, KeyMismatch, Refused
+from spanvault.errors import AlreadyExists, Busy, Damaged, KeyMismatch, Locked, Refused
 from spanvault.model.clock import Clock, now
-from spanvault.model.encryption import EncryptionInfo, KmsKey, PassphraseKey
-from spanvault.storage.base import Storage
+from spanvault.model.encryption import EncryptionDraft, EncryptionInfo, KmsKey, PassphraseKey
+from spanvault.storage.base import ObjectInfo, Storage
 
 INFO_PREFIX = "ENCRYPTION-INFO-"
 _INFO = re.compile(rf"{INFO_PREFIX}(\d{{6}})\.json")
@@ -45,7 +45,7 @@ class Unlocked:
     """A chain's encryption info and its data key."""
 
     info: EncryptionInfo
-    data_key: bytes
+    data_key: bytes = field(repr=False)
 
 
 class Keyring:
@@ -61,6 +61,7 @@ class Keyring:
         self._clock = clock
         self._credentials: Credentials | None = None
         self._infos: dict[str, EncryptionInfo | None] = {}
+        self._encrypted: dict[str, bool] = {}
         self._open: dict[str, Unlocked] = {}
         self._lock = threading.RLock()
 
@@ -78,6 +79,13 @@ class Keyring:
             if subdir not in self._infos:
                 self._infos[subdir] = read_info(self._collection, subdir)
             return self._infos[subdir]
+
+    def is_encrypted(self, subdir: str) -> bool:
+        """Whether the chain has an encryption info, readable or not."""
+        with self._lock:
+            if subdir not in self._encrypted:
+                self._encrypted[subdir] = _newest_info(self._collection, subdir) is not None
+            return self._encrypted[subdir]
 
     def unlock(self, subdir: str) -> Unlocked | None:
         """The chain's data key, None if the chain is not encrypted.
@@ -106,21 +114,40 @@ class Keyring:
             _check_services(subdir, unlocked.info, self.credentials.services)
 
     def begin(self, subdir: str) -> Unlocked | None:
-        """The data key of a chain that begins now: made and stored, unless another try has done it; None if nothing is given
-        to protect it with."""
+        """The data key of a chain that begins now, made and stored; None if nothing is given to protect it with.
+
+        The chain is its who created the info, so that it never has other keys than its run was given. Raises AlreadyExists
+        if the folder is another's, and what `unlock` raises.
+        """
         with self._lock:
-            self._infos.pop(subdir, None)  # another try may have made it since it was looked for
-            if self.credentials.given and self.info(subdir) is None and not self._begun(subdir):
-                chain, data_key = str(uuid.uuid4()), new_data_key()
-                entries = entries_for(self.credentials, data_key, chain)
-                info = sealed(chain, 0, self._clock(), entries, data_key)
-                put_info(self._collection, subdir, info)
-                self._infos.pop(subdir)
+            self.require_plain(subdir)
+            if not self.credentials.given:
+                return None
+            chain, data_key = str(uuid.uuid4()), new_data_key()
+            entries = entries_for(self.credentials, data_key, chain)
+            draft = EncryptionDraft(chain=chain, number=0, created_at=self._clock(), keys=entries)
+            if not put_info(self._collection, subdir, sealed(draft, data_key)):
+                raise AlreadyExists(f"There is a backup {subdir} already.")
+            if self._is_taken(subdir):
+                self._collection.delete(info_key(subdir, 0))  # before it makes a backup unreadable that has no need of it
+                raise AlreadyExists(f"There is a backup {subdir} already, and it is not encrypted.")
+            self._forget(subdir)
             return self.unlock(subdir)
 
-    def _begun(self, subdir: str) -> bool:
-        """Whether there is something of the chain: then it is another's, and not encrypted."""
-        return any(True for _ in islice(self._collection.list(f"{subdir}/"), 1))
+    def require_plain(self, subdir: str) -> None:
+        """Raise AlreadyExists if the chain has an encryption info by now, whatever was found earlier."""
+        with self._lock:
+            self._forget(subdir)
+            if self.is_encrypted(subdir):
+                raise AlreadyExists(f"There is a backup {subdir} already, and it is encrypted.")
+
+    def _forget(self, subdir: str) -> None:
+        self._infos.pop(subdir, None)
+        self._encrypted.pop(subdir, None)
+
+    def _is_taken(self, subdir: str) -> bool:
+        """Whether there is more of the chain than the info."""
+        return any(info.key != info_key(subdir, 0) for info in islice(self._collection.list(f"{subdir}/"), 2))
 
     def _unwrap(self, subdir: str, info: EncryptionInfo) -> bytes:
         where = f"The backup {subdir} in {self._collection.display_uri}"
@@ -138,30 +165,36 @@ class Keyring:
                 return unlock_passphrase(info, credentials.passphrase)
             return unlock_kms(info, credentials.services)
         except Refused as error:
-            raise KeyMismatch(f"{where} cannot be decrypted: {error}") from None
+            raise KeyMismatch(f"{where}: {error}") from None
 
 
 def entries_for(credentials: Credentials, data_key: bytes, chain: str) -> tuple[PassphraseKey | KmsKey, ...]:
     """The data key, wrapped for each of the credentials."""
     if credentials.passphrase is not None:
         return (passphrase_entry(credentials.passphrase, data_key, chain),)
-    return tuple(kms_entry(service, data_key, chain) for service in credentials.services)
+    keys = {service.key_id: service for service in reversed(credentials.services)}  # of two ways to one key the first
+    return tuple(kms_entry(service, data_key, chain) for service in reversed(keys.values()))
 
 
 def read_info(storage: Storage, subdir: str) -> EncryptionInfo | None:
     """The newest encryption info of a chain; None if it has none. Raises Damaged, Refused for a newer format."""
-    found = list(storage.list(f"{subdir}/{INFO_PREFIX}"))
-    numbered = [(int(match[1]), info) for info in found if (match := _INFO.fullmatch(info.key.removeprefix(f"{subdir}/")))]
-    if not numbered:
+    found = _newest_info(storage, subdir)
+    if found is None:
         return None
-    number, newest = max(numbered, key=lambda pair: pair[0])
+    number, newest = found
     where = f"The encryption info {newest.key}"
     if newest.size > _MAX_INFO_BYTES:
         raise Damaged(f"{where} has {newest.size} bytes, far more than any that Spanvault writes.")
-    info = parse_info(storage.get(newest.key), where)
+    info = EncryptionInfo.parse(storage.get(newest.key), where)
     if info.number != number:
         raise Damaged(f"{where} says that it is number {info.number}: it was renamed.")
     return info
+
+
+def _newest_info(storage: Storage, subdir: str) -> tuple[int, ObjectInfo] | None:
+    found = storage.list(f"{subdir}/{INFO_PREFIX}")
+    numbered = [(int(match[1]), info) for info in found if (match := _INFO.fullmatch(info.key.removeprefix(f"{subdir}/")))]
+    return max(numbered, key=lambda pair: pair[0], default=None)
 
 
 def put_info(storage: Storage, subdir: str, info: EncryptionInfo) -> bool:
@@ -178,9 +211,17 @@ def info_key(subdir: str, number: int) -> str:
     return f"{subdir}/{INFO_PREFIX}{number:06d}.json"
 
 
-def change_keys(collection: Storage, subdir: str, old: Credentials, new: Credentials, clock: Clock = now) -> EncryptionInfo:
+def change_keys(
+    collection: Storage,
+    subdir: str,
+    old: Credentials,
+    new: Credentials,
+    clock: Clock = now,
+    note: Callable[[str], None] = lambda _: None,
+) -> EncryptionInfo:
     """Let `new` open the chain: keys of key services in addition to those it has, a passphrase instead of the one it has.
-    No data is touched. Returns the info that counts from now on.
+    No data is touched. Returns the info that counts from now on. `note` is told of infos that the old passphrase opens and
+    that object locks keep.
 
     Raises KeyMismatch when `old` does not open the chain or is of another kind than `new`, Busy when somebody else changes
     the keys at this moment.
@@ -199,20 +240,24 @@ def change_keys(collection: Storage, subdir: str, old: Credentials, new: Credent
         replaced = {entry.key_id for entry in entries if isinstance(entry, KmsKey)}
         kept = [entry for entry in info.keys if isinstance(entry, KmsKey) and entry.key_id not in replaced]
         entries = (*kept, *entries)
-    changed = sealed(info.chain, info.number + 1, clock(), entries, unlocked.data_key)
+    draft = EncryptionDraft(chain=info.chain, number=info.number + 1, created_at=clock(), keys=entries)
+    changed = sealed(draft, unlocked.data_key)
     if not put_info(collection, subdir, changed):
         raise Busy(f"The keys of the backup {subdir} were changed by somebody else just now; try again.")
     if new.passphrase is not None:
-        _forget(collection, subdir, changed.number)
+        _forget(collection, subdir, changed.number, note)
     return changed
 
 
-def _forget(collection: Storage, subdir: str, before: int) -> None:
+def _forget(collection: Storage, subdir: str, before: int, note: Callable[[str], None]) -> None:
     """Delete the infos that the old passphrase opens: whoever replaces a passphrase means that."""
     for info in list(collection.list(f"{subdir}/{INFO_PREFIX}")):
         match = _INFO.fullmatch(info.key.removeprefix(f"{subdir}/"))
         if match and int(match[1]) < before:
-            collection.delete(info.key)
+            try:
+                collection.delete(info.key)
+            except Locked as error:
+                note(f"An old passphrase still opens the backup {subdir} for who has read its old encryption info: {error}")
 
 
 def _check_services(subdir: str, info: EncryptionInfo, services: Iterable[KeyService]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from spanvault.crypto.keyring import INFO_PREFIX, Keyring
 from spanvault.crypto.stream import EncryptingWriter, decrypt, decrypt_chunks, encrypt, plaintext_size
+from spanvault.errors import AlreadyExists
 from spanvault.storage.base import LockableStorage, ObjectInfo, Storage, Unfinished, Writer
 from spanvault.storage.lock_through import LocksOfInner
 
@@ -46,11 +47,23 @@ class EncryptedStorage:
         return self.inner.display_uri
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-        """Write a small object whole, encrypted if its chain is; the first object of a chain decides."""
+        """Write a small object whole, encrypted if its chain is; the first object of a chain decides. Raises AlreadyExists
+        for the first one if the chain is another's."""
         data_key = self._key_to_write(key)
         if data_key is not None:
             data = encrypt(data, data_key, _identity(key))
         self.inner.put(key, data, create_only=create_only)
+        if data_key is None and _chain_of(key) and _identity(key) == FIRST_PATH:
+            self._confirm_plain(key)
+
+    def _confirm_plain(self, key: str) -> None:
+        """Give up a chain that began in the clear while another run put its encryption info there: of two that both wrote
+        one must see the other."""
+        try:
+            self._keyring.require_plain(_chain_of(key))
+        except AlreadyExists:
+            self.inner.delete(key)
+            raise
 
     @contextmanager
     def open_write(self, key: str) -> Iterator[Writer]:

@@ -13,12 +13,14 @@ COLUMNS = ("path", "info", "keys")
 
 
 def alter_backup(context: Context, request: AlterBackupRequest) -> Result:
-    """Let the new keys open the chain; one row with the keys that do so from now on.
+    """Let the new keys open the chain; one row with the keys that do so from now on, and a note for each old encryption
+    info that a lock keeps.
 
     Raises KeyMismatch when the old ones do not open it.
     """
     subdir = find_subdir(context.storage(request.collection), request.subdir)
     old, new = context.unlocking(request.old), context.unlocking(request.new)
-    info = change_keys(old.stored(request.collection), subdir, old.credentials(), new.credentials(), context.clock)
+    stored = old.stored(request.collection)
+    info = change_keys(stored, subdir, old.credentials(), new.credentials(), context.clock, context.progress.note)
     keys = [entry.key if isinstance(entry, KmsKey) else "passphrase" for entry in info.keys]
     return Result(columns=COLUMNS, rows=((subdir, info.number, ", ".join(keys)),))

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 
 from spanvault.collection.chain import OpenLocation, Resolved, resolve
-from spanvault.collection.lookup import find_subdir
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
@@ -112,8 +111,8 @@ def _planned(context: Context, cluster: Cluster, request: RestoreRequest, resolv
 def _pinned(context: Context, request: RestoreRequest, opened: OpenLocation) -> Resolved:
     """The cut that the request means, from the layers that its position alone gives: as every later step finds them."""
     storage = context.storage(request.collection)
-    context.keyring(request.collection).require(find_subdir(storage, request.subdir))
     asked = resolve(storage, request.subdir, request.as_of, open_location=opened)
+    context.keyring(request.collection).require(asked.manifest.subdir)
     if isinstance(request.as_of, Lsn):
         return asked
     if request.as_of is not None and not asked.inner and request.as_of != asked.cut.time:

@@ -186,7 +186,8 @@ def _tell(context: Context, manifest: Manifest) -> None:
     for entry in manifest.databases:
         if entry.omitted:
             context.progress.note(f"Not backed up from {entry.database.name}: {', '.join(entry.omitted)}.")
-    context.progress.note(f"To restore it: {restore_command(manifest, manifest.request.into, manifest.subdir)}")
+    keys = context.encryption if context.encryption.given else None
+    context.progress.note(f"To restore it: {restore_command(manifest, manifest.request.into, manifest.subdir, keys)}")
 
 
 def make_synthetic_full(context: Context, into: str, manifest: Manifest) -> None:

@@ -40,6 +40,7 @@ _CREDENTIALS = {
     AZURE: ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"),
 }
 # What belongs to the key's address, whoever asks.
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _ADDRESS = {AWS: ("REGION", "AWS_ENDPOINT"), GOOGLE: (), AZURE: ("AZURE_VAULT_NAME", "AZURE_ENVIRONMENT")}
 _ROLES = {AWS: ("ASSUME_ROLE",), GOOGLE: ("ASSUME_ROLE",), AZURE: ()}
 _VALUES = {"AUTH": ("specified", "implicit"), "AZURE_ENVIRONMENT": AZURE_ENVIRONMENTS}
@@ -179,6 +180,9 @@ def _check_aws(key: str, params: Mapping[str, str], where: str) -> None:
         raise BadInput(f"{where}: REGION is {params['REGION']}, but the ARN names a key in {arn['region']}.")
     if "AWS_ENDPOINT" in params:
         check_endpoint(params["AWS_ENDPOINT"], "AWS_ENDPOINT", "https://host or https://host:port", where)
+        # The data key itself goes there.
+        if params["AWS_ENDPOINT"].startswith("http://") and urlsplit(params["AWS_ENDPOINT"]).hostname not in _THIS_MACHINE:
+            raise BadInput(f"{where}: AWS_ENDPOINT must be https: the data key would travel in the clear.")
 
 
 def _checked(scheme: str, pairs: list[tuple[str, str]], where: str) -> tuple[tuple[str, str], ...]:
