@@ -20,7 +20,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
 from spanvault.database.postgres.server import Connection, identity, scalar
-from spanvault.errors import KeyMismatch, NotFound, Refused
+from spanvault.errors import Damaged, KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
 from spanvault.model.request import BackupRequest
@@ -145,10 +145,18 @@ def make_plan(
         plan = draft.model_copy(update={"subdir": subdir})
         if create_plan(storage, plan):
             return plan
-        present = read_plan(storage, subdir)
-        if present is not None and present.run_key == run_key:
-            return present  # another try of this run was faster
+        if (present := _faster_try(storage, subdir, run_key)) is not None:
+            return present
     raise Refused(f"The collection {storage.display_uri} holds too many backups of one second; try again.")
+
+
+def _faster_try(storage: Storage, subdir: str, run_key: str) -> Plan | None:
+    """The plan that another try of this run put there in the meantime."""
+    try:
+        present = read_plan(storage, subdir)
+    except (KeyMismatch, Damaged):
+        return None  # another's, or two others' who both withdraw
+    return present if present is not None and present.run_key == run_key else None
 
 
 def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:

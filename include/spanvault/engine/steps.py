@@ -25,6 +25,7 @@ from spanvault.errors import AlreadyCovered, BrokenChain, KeyMismatch, Refused
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
+from spanvault.model.uri import StorageUri
 from spanvault.statement.rules import check
 from spanvault.storage.base import Storage
 
@@ -81,6 +82,9 @@ def new_plan(
         if request.append is None:
             plan = _new_full(context, cluster, request, run_key)
         else:
+            for place in (request.into, request.options.incremental_location):
+                if place is not None:
+                    StorageUri.parse(place).check_extendable()
             plan = make_layer_plan(
                 storage,
                 cluster,

@@ -9,14 +9,12 @@ from spanvault.config.connections import EnvironmentConnections
 from spanvault.config.passphrases import find_passphrase
 from spanvault.errors import BadInput, NotFound
 
-CONNECTIONS = EnvironmentConnections(
-    {
-        "AIRFLOW_CONN_VAULT": '{"conn_type": "generic", "password": "from a connection"}',
-        "AIRFLOW_CONN_BARE": '{"conn_type": "generic"}',
-        "AIRFLOW_VAR_BACKUP_KEY": "from a variable",
-        "AIRFLOW_VAR_NOTHING": "",
-    }
-)
+CONNECTIONS = EnvironmentConnections({
+    "AIRFLOW_CONN_VAULT": '{"conn_type": "generic", "password": "from a connection"}',
+    "AIRFLOW_CONN_BARE": '{"conn_type": "generic"}',
+    "AIRFLOW_VAR_BACKUP_KEY": "from a variable",
+    "AIRFLOW_VAR_NOTHING": "",
+})
 
 
 @pytest.mark.parametrize(
