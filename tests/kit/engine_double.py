@@ -71,6 +71,7 @@ def install(double: EngineDouble, monkeypatch: pytest.MonkeyPatch) -> None:
         "context": {"make_context": double.make_context},
         "execute": {"execute": double.taking("execute")},
         "maintenance": {name: double.taking(name) for name in MAINTENANCE},
+        "storage_check": {"storage_check": double.taking("storage_check")},
         "ddl_logs": {name: double.taking(name) for name in DDL_LOGS},
     }
     for name, functions in modules.items():

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from spanvault import __version__
-from spanvault.cli import cluster, collection, demo, protection
+from spanvault.cli import cluster, collection, demo, protection, storage
 from spanvault.cli.hints import HintingGroup
 from spanvault.cli.session import Interrupted
 from spanvault.cli.sql import sql
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(sql)
 app.add_typer(collection.app, name="collection")
+app.add_typer(storage.app, name="storage")
 app.add_typer(protection.app, name="protection")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(demo.app, name="demo")

@@ -132,6 +132,11 @@ class StorageUri:
         """Whether anybody who reads the URI can use its secrets."""
         return not SECRET_PARAMETERS.isdisjoint(self.params)
 
+    def without_lock(self) -> Self:
+        """The same place, where new objects are not to be protected."""
+        kept = tuple(pair for pair in self.parameters if not pair[0].startswith("OBJECT_LOCK_"))
+        return type(self)(self.scheme, self.host, self.path, kept)
+
     def join(self, path: str) -> Self:
         """The place `path` below this one, with the same parameters. Raises BadInput for `.` and `..` parts."""
         below = _clean_path(path, self._place)

@@ -95,7 +95,7 @@ class ObjectLock:
     (special rights may lift it) or COMPLIANCE (nobody may), and by a legal hold without an end. No mode: no days."""
 
     mode: str | None
-    days: int
+    days: float
     legal_hold: bool
 
 

@@ -32,11 +32,11 @@ _WRITER = "spanvault-writer"
 class S3Storage:
     """A Storage below `s3://bucket/path` (storage/base.py is the contract). Opening it contacts nothing."""
 
-    def __init__(self, uri: StorageUri, access: S3Access, settings: Settings) -> None:
+    def __init__(self, uri: StorageUri, access: S3Access, settings: Settings, lock: ObjectLock | None = None) -> None:
         self._bucket = uri.host
         self._root = f"{uri.path}/" if uri.path else ""
         self._display_uri = uri.redacted()
-        self._lock = uri.object_lock
+        self._lock = lock or uri.object_lock
         where = f"s3://{uri.host}/{uri.path}"
         self._place = S3Place(bucket=uri.host, where=where, access=access, locks=self._lock is not None)
         self._client = s3_client(access, settings, self._place.where)

@@ -51,6 +51,7 @@ COMMANDS = [
     ["collection", "sweep", "file:///b"],
     ["collection", "windows", "file:///b"],
     ["collection", "compact", "file:///b"],
+    ["storage", "check", "file:///b"],
     ["protection", "list", "--cluster", "shop"],
     ["protection", "release", "--cluster", "shop", "slot_1"],
     ["cluster", "preflight", "--cluster", "shop"],

@@ -1,0 +1,418 @@
+"""Checks of a place: a good one is found good on real backends, each broken property is found and named, nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import unicodedata
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from spanvault.cli.main import run
+from spanvault.config.settings import Settings
+from spanvault.embedded.seaweed import SeaweedServer
+from spanvault.engine.context import Context
+from spanvault.engine.storage_check import storage_check
+from spanvault.errors import BadInput, Locked, NotFound, Retryable
+from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
+from tests.kit.command_line import PROGRAM, environment, refusal
+from tests.kit.faults import Faults, FaultyStorage
+
+Captured = pytest.CaptureFixture[str]
+ALWAYS = [
+    "write, read and list",
+    "delete",
+    "conditional create",
+    "read after write",
+    "list after write",
+    "listing order",
+    "unicode keys",
+    "interrupted stream",
+    "unfinished writes",
+    "write speed",
+    "read speed",
+    "clean-up",
+]
+SHORT = 8.0
+# SeaweedFS lists buckets that keep versions in the order of encoded names: a fault that a check finds.
+VERSIONED = {"unicode keys": "warning"}
+
+
+def checked(uri: str, wrap: type[FaultyStorage] | None = None, **options: object) -> dict[str, tuple[str, str]]:
+    """Status and sentence of each property."""
+    context = Context(settings=Settings(), wrap=lambda storage: wrap(storage, Faults()) if wrap else storage)
+    rows = storage_check(context, uri, transfer="3MiB", **options).dicts()  # type: ignore[arg-type]
+    return {str(row["check"]): (str(row["status"]), str(row["detail"])) for row in rows}
+
+
+def wrong(found: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """What is not ok, and how."""
+    return {name: status for name, (status, _) in found.items() if status != "ok"}
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> str:
+    return f"file://{tmp_path}"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counts() -> None:
+    """What the broken storages remember is of one check; its storages share it."""
+    TwoWinners.creations.clear()
+    StaleRead.first.clear()
+    LaggingList.seen.clear()
+    Leftover.left.clear()
+
+
+def test_a_good_place_is_found_good_and_left_as_it_was(storage_uri: str, storage: Storage) -> None:
+    storage.put("COLLECTION.json", b"a collection's own")
+    found = checked(storage_uri)
+    assert list(found) == ALWAYS
+    assert wrong(found) == {}
+    assert [info.key for info in storage.list()] == ["COLLECTION.json"]
+    assert list(storage.list_unfinished()) == []
+    assert storage.get("COLLECTION.json") == b"a collection's own"
+
+
+def test_speeds_are_those_of_the_bytes_that_were_asked_for(local: str) -> None:
+    rows = storage_check(Context(settings=Settings()), local, transfer="1500KB").dicts()
+    speeds = {row["check"]: row["mb_per_second"] for row in rows}
+    assert {name for name, speed in speeds.items() if speed is not None} == {"write speed", "read speed"}
+    assert all(isinstance(speed, float) and speed > 0 for speed in speeds.values() if speed is not None)
+    assert str(next(row["detail"] for row in rows if row["check"] == "write speed")).startswith(
+        "1500000 bytes in one stream took "
+    )
+
+
+class TwoWinners(FaultyStorage):
+    """Lets the first two creators of an object win."""
+
+    creations: ClassVar[Counter[str]] = Counter()
+    lock = threading.Lock()
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        with self.lock:
+            self.creations[key] += create_only
+            super().put(key, data, create_only=create_only and self.creations[key] != 2)
+
+
+class NoWinner(FaultyStorage):
+    """Fails each creation."""
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        if create_only:
+            raise BadInput("The store knows no If-None-Match.")
+        super().put(key, data)
+
+
+class CreatesAgain(FaultyStorage):
+    """Takes a creation for done if the same bytes are there."""
+
+    def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
+        if create_only and self.head(key) and self.get(key) == data:
+            return
+        super().put(key, data, create_only=create_only)
+
+
+class StaleRead(FaultyStorage):
+    """Goes on giving the first content of an object."""
+
+    first: ClassVar[dict[str, bytes]] = {}
+
+    def get(self, key: str) -> bytes:
+        return self.first.setdefault(key, super().get(key)) if "/read/" in key else super().get(key)
+
+
+class LaggingList(FaultyStorage):
+    """Shows an object in the second listing after it was written."""
+
+    seen: ClassVar[set[str]] = set()
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for info in super().list(prefix):
+            if info.key in self.seen or "/list/" not in info.key:
+                yield info
+            self.seen.add(info.key)
+
+
+class Unordered(FaultyStorage):
+    """Lists in descending order."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        infos = list(super().list(prefix))
+        return iter(infos[::-1] if "/order/" in prefix else infos)
+
+
+class Normalising(FaultyStorage):
+    """Lists names in Unicode's composed form, as some file systems keep them."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for info in super().list(prefix):
+            yield info.model_copy(update={"key": unicodedata.normalize("NFC", info.key)})
+
+
+class Truncating(FaultyStorage):
+    """Publishes what an interrupted writer had written."""
+
+    @contextmanager
+    def open_write(self, key: str) -> Iterator[Writer]:
+        error: BaseException | None = None
+        with super().open_write(key) as writer:
+            try:
+                yield writer
+            except BaseException as raised:
+                error = raised
+        if error is not None:
+            raise error
+
+
+class Early(FaultyStorage):
+    """Shows an empty object while it is written."""
+
+    @contextmanager
+    def open_write(self, key: str) -> Iterator[Writer]:
+        self.put(key, b"")
+        with super().open_write(key) as writer:
+            yield writer
+
+
+class Leftover(FaultyStorage):
+    """Leaves an unfinished upload for each interrupted stream, until it is removed."""
+
+    left: ClassVar[list[Unfinished]] = []
+
+    @contextmanager
+    def open_write(self, key: str) -> Iterator[Writer]:
+        try:
+            with super().open_write(key) as writer:
+                yield writer
+        except BaseException:
+            self.left.append(Unfinished(key=key, started=0, handle=str(len(self.left))))
+            raise
+
+    def list_unfinished(self) -> Iterator[Unfinished]:
+        return iter([*self.left, Unfinished(key="000001/data/of-another", started=0, handle="another's")])
+
+    def remove_unfinished(self, unfinished: Unfinished) -> None:
+        self.left.remove(unfinished)
+
+
+class Garbling(FaultyStorage):
+    """Gives back other bytes than were streamed."""
+
+    def read_chunks(self, key: str, chunk_size: int = 1 << 20) -> Iterator[bytes]:
+        for chunk in super().read_chunks(key, chunk_size):
+            yield chunk[:-1] + bytes([chunk[-1] ^ 1]) if key.endswith("/speed") else chunk
+
+
+class Undeletable(FaultyStorage):
+    """Refuses each deletion."""
+
+    def delete(self, key: str) -> None:
+        raise Locked(f"{key!r} is protected.")
+
+
+class DeafToDeletion(FaultyStorage):
+    """Answers a deletion with success the first time, and does it the second time."""
+
+    def delete(self, key: str) -> None:
+        if self._faults.count("deleted", key):
+            super().delete(key)
+        self._faults.reach("deleted", key)
+
+
+@pytest.mark.parametrize(
+    ("broken", "name", "status", "words"),
+    [
+        (TwoWinners, "conditional create", "failed", "2 of 16 writers at once were told that they alone created"),
+        (NoWinner, "conditional create", "failed", "None of 16 writers at once could create an object: The store knows no"),
+        (CreatesAgain, "conditional create", "failed", "was created again, with the same bytes"),
+        (StaleRead, "read after write", "failed", "Object 1 of 20 had its old bytes for another reader"),
+        (LaggingList, "list after write", "failed", "A listing right after object 1 of 20 was written left out 1 of them"),
+        (Unordered, "listing order", "failed", "not complete and in the order"),
+        (Normalising, "unicode keys", "warning", "are listed otherwise than they were written"),
+        (Truncating, "interrupted stream", "failed", "an object is visible (1024 bytes)"),
+        (Early, "interrupted stream", "failed", "visible before its end"),
+        (Leftover, "unfinished writes", "warning", "left 3 unfinished uploads"),
+        (Garbling, "read speed", "failed", "Of 3145728 bytes that were streamed 3145728 came back, and they are not those"),
+    ],
+)
+def test_a_broken_property_is_found_and_named(
+    local: str, tmp_path: Path, broken: type[FaultyStorage], name: str, status: str, words: str
+) -> None:
+    found = checked(local, broken)
+    assert wrong(found) == {name: status}
+    assert words in found[name][1]
+    assert files(tmp_path) == []
+    assert Leftover.left == []
+
+
+def test_where_nothing_can_be_deleted_little_is_written_unless_it_may_stay(local: str, tmp_path: Path) -> None:
+    found = checked(local, Undeletable)
+    untried = dict.fromkeys(ALWAYS[2:-1], "not checked")
+    assert wrong(found) == {"delete": "warning", **untried, "clean-up": "warning"}
+    assert found["delete"][1].endswith("/first' is protected.")
+    assert found["clean-up"][1].startswith("2 objects that the check wrote stay below spanvault-check-")
+    assert {path.name for path in files(tmp_path)} == {"first", "empty"}
+    assert wrong(checked(local, Undeletable, leave_behind=True)) == {"delete": "warning", "clean-up": "warning"}
+
+
+def test_a_deletion_that_does_nothing_is_a_failure(local: str) -> None:
+    found = checked(local, DeafToDeletion)
+    assert found["delete"] == ("failed", "A deletion was answered with success, and the object is still there.")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a defect")], ids=["ctrl-c", "defect"])
+@pytest.mark.parametrize(
+    "point",
+    ["storage.put.after", "storage.open_write.write", "storage.open_write.after", "storage.list.before", "storage.delete.before"],
+)
+def test_nothing_stays_however_a_check_ends(local: str, tmp_path: Path, point: str, error: BaseException) -> None:
+    faults = Faults()
+    faults.add_fault(point, action=error, nth=1 if point == "storage.open_write.after" else 2)
+    context = Context(settings=Settings(), wrap=lambda storage: FaultyStorage(storage, faults))
+    with pytest.raises(type(error)):
+        storage_check(context, local, transfer="3MiB")
+    assert files(tmp_path) == []
+
+
+def test_a_place_that_fails_for_a_while_is_cleaned_and_the_failure_named(local: str, tmp_path: Path) -> None:
+    faults = Faults()
+    faults.add_fault("storage.put.before", key="*/list/*", action=Retryable("The store is down."), nth=3)
+    context = Context(settings=Settings(), wrap=lambda storage: FaultyStorage(storage, faults))
+    rows = storage_check(context, local, transfer="3MiB").dicts()
+    assert [(row["check"], row["detail"]) for row in rows if row["status"] != "ok"] == [
+        ("list after write", "The store is down.")
+    ]
+    assert files(tmp_path) == []
+
+
+def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
+    # 4 MB a second: the stream of 1 GiB is never done.
+    more = {"SPANVAULT_STORAGE_RATE_LIMIT": "4MB"}
+    arguments = [PROGRAM, "storage", "check", f"file://{tmp_path}", "--transfer", "1GiB"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(more)) as process:
+        assert process.stderr is not None
+        assert any("Checking write speed" in line for line in process.stderr)
+        os.kill(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(60) == 130
+    assert "What the check wrote was removed" in said
+    assert files(tmp_path) == []
+
+
+def test_the_command_line_shows_the_table_and_fails_after_it(
+    local: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["storage", "check", local, "--transfer", "1MiB", "--format", "json"]
+    assert run(command) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["columns"] == ["check", "status", "detail", "mb_per_second"]
+    assert [row[0] for row in answer["rows"]] == ALWAYS
+    monkeypatch.setattr("spanvault.engine.storage_check.Context.stored", lambda self, uri: TwoWinners(_real(self, uri), Faults()))
+    assert run(command) == 1
+    captured = capsys.readouterr()
+    assert [row[:2] for row in json.loads(captured.out)["rows"] if row[1] != "ok"] == [["conditional create", "failed"]]
+    assert "Error: The place was not found fit for backups: conditional create; the table says why." in captured.err
+
+
+_real: Callable[[Context, str], Storage] = Context.stored
+
+
+def test_a_place_that_cannot_be_used_is_one_sentence(
+    capsys: Captured, seaweed: SeaweedServer, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = seaweed.uri(bucket, str(uuid.uuid4()))
+    assert "There is no bucket 'absent'" in refusal(capsys, 2, "storage", "check", seaweed.uri("absent", "path"))
+    secret = good.partition("AWS_SECRET_ACCESS_KEY=")[2].partition("&")[0]
+    message = refusal(capsys, 2, "storage", "check", good.replace(f"KEY={secret}", "KEY=wrong-wrong-wrong"))
+    assert "the secret key does not belong to the access key" in message
+    assert "wrong-wrong" not in message
+    assert "1MiB to 64GiB" in refusal(capsys, 2, "storage", "check", good, "--transfer", "1")
+    assert "is not" in refusal(capsys, 2, "storage", "check", good, "--transfer", "much")
+    assert "unknown scheme" in refusal(capsys, 2, "storage", "check", "ftp://host/path")
+    monkeypatch.setenv("SPANVAULT_ALLOWED_DESTINATIONS", "s3://elsewhere/")
+    assert "is not below any of SPANVAULT_ALLOWED_DESTINATIONS" in refusal(capsys, 2, "storage", "check", f"file://{tmp_path}/x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_storage_class_is_tried(seaweed: SeaweedServer, bucket: str) -> None:
+    uri = seaweed.uri(bucket, str(uuid.uuid4()))
+    found = checked(f"{uri}&S3_STORAGE_CLASS=STANDARD_IA")
+    assert wrong(found) == {}
+    assert found["storage class"][1] == "The store takes data in the class STANDARD_IA and gives it back at once."
+    assert "must be brought back" in checked(f"{uri}&S3_STORAGE_CLASS=GLACIER")["storage class"][1]
+
+
+@pytest.fixture(scope="module")
+def lock_bucket(seaweed: SeaweedServer) -> str:
+    client = seaweed.client()
+    client.create_bucket(Bucket="check-locked", ObjectLockEnabledForBucket=True)
+    client.close()
+    return "check-locked"
+
+
+def kept(seaweed: SeaweedServer, bucket: str) -> int:
+    """How many versions and markers a bucket holds."""
+    client = seaweed.client()
+    answer = client.list_object_versions(Bucket=bucket)
+    client.close()
+    return len(answer.get("Versions", ())) + len(answer.get("DeleteMarkers", ()))
+
+
+@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
+def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, lock_bucket: str, mode: str) -> None:
+    uri = seaweed.uri(lock_bucket, str(uuid.uuid4())) + f"&OBJECT_LOCK_MODE={mode}&OBJECT_LOCK_DAYS=365"
+    found = checked(uri, lock_seconds=SHORT)
+    assert wrong(found) == VERSIONED
+    assert found["object lock"][1] == (
+        f"A {mode} lock of 8 s was set on writing, and deletion was refused. Backups get 365 days."
+    )
+    assert kept(seaweed, lock_bucket) == 0
+
+
+def test_a_hold_is_not_tried_and_that_is_said(seaweed: SeaweedServer, lock_bucket: str) -> None:
+    found = checked(seaweed.uri(lock_bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_LEGAL_HOLD=true")
+    assert wrong(found) == {**VERSIONED, "object lock": "warning"}
+    assert "stays until somebody takes it off" in found["object lock"][1]
+    assert kept(seaweed, lock_bucket) == 0
+
+
+def test_a_lock_in_a_bucket_without_locks_is_a_failure(seaweed: SeaweedServer, bucket: str) -> None:
+    uri = seaweed.uri(bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=GOVERNANCE&OBJECT_LOCK_DAYS=1"
+    found = checked(uri, lock_seconds=SHORT)
+    assert wrong(found) == {"object lock": "failed"}
+    assert "needs a bucket that was created with it" in found["object lock"][1]
+
+
+def test_a_bucket_that_locks_everything_is_noticed_before_much_is_written(seaweed: SeaweedServer) -> None:
+    client = seaweed.client()
+    client.create_bucket(Bucket="check-default-lock", ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    client.put_object_lock_configuration(
+        Bucket="check-default-lock",
+        ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule},  # type: ignore[typeddict-item]
+    )
+    client.close()
+    found = checked(seaweed.uri("check-default-lock", "path"))
+    assert "is protected until" in found["delete"][1]
+    assert found["conditional create"][0] == "not checked"
+    assert kept(seaweed, "check-default-lock") <= 4
+
+
+def test_a_missing_bucket_raises_before_anything_is_tried(seaweed: SeaweedServer) -> None:
+    with pytest.raises(NotFound, match="There is no bucket"):
+        checked(seaweed.uri("absent", "path"))
