@@ -24,6 +24,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.storage_check import storage_check
 from spanvault.errors import BadInput, Locked, NotFound, Retryable
 from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
+from spanvault.storage.s3 import S3Storage
 from tests.kit.command_line import PROGRAM, environment, refusal
 from tests.kit.faults import Faults, FaultyStorage
 
@@ -381,6 +382,24 @@ def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, l
     assert found["object lock"][1] == (
         f"A {mode} lock of 8 s was set on writing, and deletion was refused. Backups get 365 days."
     )
+    assert kept(seaweed, lock_bucket) == 0
+
+
+def test_ctrl_c_while_something_is_locked_leaves_nothing(
+    seaweed: SeaweedServer, lock_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def stop(_: S3Storage, key: str) -> None:
+        asked.append(key)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(S3Storage, "lock_of", stop)
+    with pytest.raises(KeyboardInterrupt):
+        checked(
+            seaweed.uri(lock_bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=COMPLIANCE&OBJECT_LOCK_DAYS=9", lock_seconds=SHORT
+        )
+    assert [key.partition("/")[2] for key in asked] == ["lock/put"]
     assert kept(seaweed, lock_bucket) == 0
 
 

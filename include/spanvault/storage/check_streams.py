@@ -67,8 +67,11 @@ def object_lock(place: Place) -> str:
     for name in ("put", "stream"):
         key = place.key(f"lock/{name}")
         place.locked_keys.append(key)
-        _write_locked(place.locking, key, streamed=name == "stream")
-        place.locked_until = time.time() + place.lock_seconds
+        try:
+            _write_locked(place.locking, key, streamed=name == "stream")
+        finally:
+            # No lock that was asked for until now ends later, also if the answer never came.
+            place.locked_until = time.time() + place.lock_seconds
         lock = place.locking.lock_of(key)
         if lock is None or lock.mode != place.lock.mode:
             _require_time(until)
