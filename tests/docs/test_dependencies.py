@@ -9,9 +9,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "dependencies.md").read_text()
-CODE = [
-    file for folder in ("include", "plugins", "dags", "tests", "benchmarks", "tools") for file in (ROOT / folder).rglob("*.py")
-]
 
 
 def required(name: str) -> set[str]:
@@ -36,7 +33,7 @@ USED = rows("To run") | rows("To test and check")
 
 
 def test_every_direct_dependency_is_listed_and_nothing_else() -> None:
-    assert set(rows("To run")) | set(rows("To run, not used by this version")) == required("requirements.in")
+    assert set(rows("To run")) == required("requirements.in")
     assert set(rows("To test and check")) == required("requirements-dev.in")
 
 
@@ -45,10 +42,3 @@ def test_it_is_used_where_the_page_says(package: str) -> None:
     place = re.fullmatch(r"`([\w./-]+)`: `(.+)`", USED[package])
     assert place, USED[package]
     assert place[2] in (ROOT / place[1]).read_text()
-
-
-def test_what_is_called_unused_is_imported_nowhere() -> None:
-    unused = re.findall(r"^\| `[\w-]+` \| `([\w.]+)` \|", section("To run, not used by this version"), re.MULTILINE)
-    assert len(unused) == len(rows("To run, not used by this version"))
-    pattern = re.compile(rf"^\s*(?:from|import) (?:{'|'.join(map(re.escape, unused))})\b", re.MULTILINE)
-    assert [file.name for file in CODE if pattern.search(file.read_text())] == []

@@ -14,6 +14,7 @@ from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.storage.base import Storage
 from spanvault.storage.registry import open_storage
 from tests.kit.azurite import Azurite
+from tests.kit.fake_gcs import FakeGcs
 from tests.kit.tcp_proxy import TcpProxy
 
 OpenStorage = Callable[..., Storage]
@@ -52,7 +53,27 @@ def container(azurite: Azurite) -> str:
     return BUCKET
 
 
-@pytest.fixture(params=["file", "s3", pytest.param("azure", marks=pytest.mark.apt)])
+@pytest.fixture(scope="session")
+def fake_gcs(servers_folder: Path) -> Iterator[FakeGcs]:
+    """What stands for Google Cloud Storage, shared by the tests of this process."""
+    with FakeGcs(servers_folder / "fake-gcs") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs_bucket(fake_gcs: FakeGcs) -> str:
+    """As `bucket`, there."""
+    fake_gcs.create_bucket(BUCKET)
+    return BUCKET
+
+
+@pytest.fixture
+def at_fake_gcs(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gs:// leads there, in this process and those that it starts."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake_gcs.endpoint)
+
+
+@pytest.fixture(params=["file", "s3", pytest.param("azure", marks=pytest.mark.apt), "gs"])
 def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of an empty place on each backend."""
     if request.param == "file":
@@ -60,6 +81,9 @@ def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "azure":
         azurite: Azurite = request.getfixturevalue("azurite")
         return azurite.uri(request.getfixturevalue("container"), f"{uuid.uuid4()}/backups")
+    if request.param == "gs":
+        request.getfixturevalue("at_fake_gcs")
+        return f"gs://{request.getfixturevalue('gcs_bucket')}/{uuid.uuid4()}/backups?AUTH=implicit"
     seaweed: SeaweedServer = request.getfixturevalue("seaweed")
     return seaweed.uri(request.getfixturevalue("bucket"), f"{uuid.uuid4()}/backups")
 

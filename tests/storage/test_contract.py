@@ -16,7 +16,7 @@ from spanvault.storage.base import Storage
 from tests.kit.faults import Killed
 
 SMALL = 1 << 10
-SEVERAL_PARTS = 20 << 20  # S3 parts and Azure blocks have 8 MiB.
+SEVERAL_PARTS = 20 << 20  # S3 parts and Azure blocks have 8 MiB, chunks of Google Cloud Storage 16 MiB.
 UNICODE_KEYS = [
     "A",
     "a b",
@@ -122,6 +122,10 @@ def test_a_killed_writer_leaves_only_what_list_unfinished_shows(storage: Storage
     assert keys(storage) == []
     assert list(storage.list_folders()) == []
     assert storage.head("folder/stream") is None
+    if storage_uri.startswith("gs:"):
+        # The service does not tell, and removes them itself.
+        assert list(storage.list_unfinished()) == []
+        return
     (unfinished,) = storage.list_unfinished()
     assert unfinished.key in {"folder/stream", ""}
     storage.remove_unfinished(unfinished)
@@ -129,7 +133,9 @@ def test_a_killed_writer_leaves_only_what_list_unfinished_shows(storage: Storage
     assert list(storage.list_unfinished()) == []
 
 
-def test_a_writer_whose_leftover_is_removed_publishes_nothing(storage: Storage) -> None:
+def test_a_writer_whose_leftover_is_removed_publishes_nothing(storage: Storage, storage_uri: str) -> None:
+    if storage_uri.startswith("gs:"):
+        pytest.skip("Google Cloud Storage does not list unfinished uploads; test_gcs.py removes one by its address.")
     with pytest.raises(Retryable, match="was removed while"), storage.open_write("stream") as writer:
         writer.write(bytes(SEVERAL_PARTS))
         for unfinished in list(storage.list_unfinished()):
@@ -207,12 +213,15 @@ def _many(storage: Storage, count: int) -> None:
     assert list(storage.list_folders()) == ["many/"]
 
 
-def test_listing_goes_on_over_pages(storage: Storage) -> None:
-    _many(storage, 2_500)
+def test_listing_goes_on_over_pages(storage: Storage, storage_uri: str) -> None:
+    # fake-gcs-server takes longer with each object that it has; its pages have 1,000, too.
+    _many(storage, 1_100 if storage_uri.startswith("gs:") else 2_500)
 
 
 @pytest.mark.slow
-def test_listing_ten_thousand(storage: Storage) -> None:
+def test_listing_ten_thousand(storage: Storage, storage_uri: str) -> None:
+    if storage_uri.startswith("gs:"):
+        pytest.skip("fake-gcs-server takes longer with each object that it has; with ten thousand it does not end.")
     _many(storage, 10_000)
 
 
@@ -241,7 +250,7 @@ def test_deleting_is_idempotent(storage: Storage) -> None:
 def test_what_is_missing_is_named(storage: Storage) -> None:
     assert storage.head("no/such") is None
     for read in (storage.get, lambda key: list(storage.read_chunks(key))):
-        with pytest.raises(NotFound, match=r"^There is no object 'no/such' in (file|s3|azure-blob)://.*\.$"):
+        with pytest.raises(NotFound, match=r"^There is no object 'no/such' in (file|s3|azure-blob|gs)://.*\.$"):
             read("no/such")
     assert keys(storage) == []
     assert list(storage.list_folders()) == []

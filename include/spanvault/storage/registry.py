@@ -37,6 +37,9 @@ def _backend(parsed: StorageUri, settings: Settings, connections: ConnectionReso
         from spanvault.storage.azure_access import azure_access
 
         return AzureStorage(parsed, azure_access(parsed, settings, connections), settings)
-    if parsed.scheme not in {"file", "nodelocal"}:
-        raise BadInput(f"Storage of the scheme {parsed.scheme}:// is not supported yet by this version.")
+    if parsed.scheme == "gs":
+        from spanvault.storage.gcs import GcsStorage
+        from spanvault.storage.gcs_access import gcs_access
+
+        return GcsStorage(parsed, gcs_access(parsed, settings, connections), settings)
     return LocalStorage(settings.local_folder(parsed), parsed.redacted())
