@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from spanvault.backup.context import Run
-from spanvault.collection.chain import OpenLocation
 from spanvault.config.clusters import Cluster, cluster_from_url, load_cluster
 from spanvault.config.connections import ConnectionResolver, EnvironmentConnections
 from spanvault.config.passphrases import Ask, find_passphrase, refuse_to_ask
@@ -23,6 +23,9 @@ from spanvault.model.request import EncryptionOptions
 from spanvault.storage.base import Storage
 from spanvault.storage.limit import limited
 from spanvault.storage.registry import open_storage
+
+if TYPE_CHECKING:
+    from spanvault.collection.chain import OpenLocation
 
 
 def unchanged(storage: Storage) -> Storage:
