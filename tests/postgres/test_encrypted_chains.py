@@ -22,7 +22,7 @@ from spanvault.model.manifest import Manifest
 from spanvault.model.request import AlterBackupRequest, BackupRequest, EncryptionOptions, RestoreOptions, RestoreRequest
 from spanvault.model.target import DatabaseTarget
 from tests.kit.harness import Backup
-from tests.kit.servers import TestDatabase
+from tests.kit.servers import TestDatabase, drop_database
 
 SECRET = "a very secret passphrase ü"
 KEY = EncryptionOptions(passphrase=SecretStr(SECRET))
@@ -87,9 +87,12 @@ def test_full_incrementals_and_history_are_restored_equal(backup: EncryptedBacku
     request = RestoreRequest(
         target=DatabaseTarget(names=(database.name,)), collection=backup.uri, options=options, encryption=KEY
     )
-    run_restore(backup.without_key, database.cluster, request, processes=False)
     restored = replace(database, name=f"{database.name}_restored")
-    assert sorted(restored.execute("select t::text from t")) == sorted(database.execute("select t::text from t"))
+    try:
+        run_restore(backup.without_key, database.cluster, request, processes=False)
+        assert sorted(restored.execute("select t::text from t")) == sorted(database.execute("select t::text from t"))
+    finally:
+        drop_database(database.server, restored.name)
 
 
 def test_everything_but_the_documented_is_encrypted(backup: EncryptedBackup) -> None:
