@@ -91,7 +91,7 @@ def test_from_backup_to_restore_and_away(shop: TestDatabase, tmp_path: Path, cap
 @contextmanager
 def slow_backup(shop: TestDatabase, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A backup that has written its first receipt and lasts for many seconds more, and its arguments."""
-    statement = f"BACKUP DATABASE {shop.name} INTO 'file://{folder}/collection' WITH span_bytes = '32KiB', rate_limit = '30kB'"
+    statement = f"BACKUP DATABASE {shop.name} INTO 'file://{folder}/collection' WITH span_bytes = '32KiB', rate_limit = '10kB'"
     arguments = ["sql", "--url", shop.url, statement]
     process = subprocess.Popen(
         [PROGRAM, *arguments],
