@@ -20,7 +20,7 @@ from spanvault.errors import AlreadyExists, NotFound, Retryable, SpanvaultError,
 from spanvault.model.uri import StorageUri
 from spanvault.storage.base import ObjectInfo, Unfinished, Writer
 from spanvault.storage.gcs_access import GcsAccess
-from spanvault.storage.gcs_client import GcsClient
+from spanvault.storage.gcs_client import GENERATION, LENGTH, GcsClient
 from spanvault.storage.gcs_errors import GcsError, GcsPlace, no_bucket, translate
 from spanvault.storage.gcs_upload import GcsWriter, checksum
 from spanvault.storage.keys import check_folder, check_key
@@ -71,7 +71,7 @@ class GcsStorage:
         crc32c = 0
         while offset != size:
             answer = self._download(key, name, offset, generation)
-            generation, size = answer.headers["X-Goog-Generation"], offset + int(answer.headers["Content-Length"])
+            generation, size = answer.headers[GENERATION], offset + int(answer.headers[LENGTH])
             hashes = answer.headers.get("X-Goog-Hash", "")
             try:
                 with self._translated(key), closing(answer):
@@ -216,7 +216,9 @@ class GcsStorage:
             bucket = self._client.bucket()
             try:
                 self._client.call(lambda: bucket.reload(**self._once))
-            except exceptions.Forbidden:
+            except exceptions.Forbidden as error:
+                if isinstance(translate(error, self._place, ""), Retryable):
+                    raise
                 self._keeps_versions = True
             except exceptions.NotFound:
                 raise no_bucket(self._place) from None

@@ -19,6 +19,8 @@ from spanvault.config.settings import Settings
 from spanvault.errors import BadInput, Retryable
 from spanvault.storage.gcs_errors import GcsError, GcsPlace, translate
 
+GENERATION = "X-Goog-Generation"
+LENGTH = "Content-Length"
 _CONNECTIONS = 32
 _Answer = TypeVar("_Answer")
 
@@ -62,7 +64,7 @@ class GcsClient:
                 return
 
     def download(self, blob: Blob, offset: int, generation: str | None) -> requests.Response:
-        """The answer with the bytes from `offset` on, not read yet; of that generation if one is given."""
+        """The answer, which has both headers, with the bytes from `offset` on not read yet; of that generation if given."""
         params = {"alt": "media", "generation": generation, "userProject": self._place.access.billing_project}
         headers = {"Accept-Encoding": "identity"}
         if offset:
@@ -70,7 +72,11 @@ class GcsClient:
 
         def ask() -> requests.Response:
             url = f"{self._client().api_endpoint}/download/storage/v1{blob.path}"
-            return checked(self.request("GET", url, params=params, headers=headers, stream=True), {206 if offset else 200})
+            answer = checked(self.request("GET", url, params=params, headers=headers, stream=True), {206 if offset else 200})
+            if not all(name in answer.headers for name in (GENERATION, LENGTH)):
+                answer.close()
+                raise requests.ConnectionError("The head of the answer broke off.")
+            return answer
 
         return self.call(ask)
 
@@ -102,6 +108,8 @@ class GcsClient:
                     client = Client(project=None, credentials=credentials, _http=session, client_options=options)
                 except ValueError as error:
                     raise BadInput(f"{self._place.where} cannot be reached as described: {str(error).rstrip('.')}.") from None
+                # For traces, wanted or not, it would read the bucket's properties in a thread and with tries of its own.
+                client._bucket_metadata_cache = None
                 self._made = session, client
             return self._made
 

@@ -66,6 +66,7 @@ def translate(error: Exception, place: GcsPlace, key: str) -> SpanvaultError:
 def _answer(error: GoogleAPICallError, place: GcsPlace, key: str) -> SpanvaultError:
     status = int(error.code or 0)
     reason, message = _said(error)
+    code = reason or str(status)
     if reason in _RATES:
         status = 429
     elif status == 400 and "match calculated" in message:
@@ -73,9 +74,9 @@ def _answer(error: GoogleAPICallError, place: GcsPlace, key: str) -> SpanvaultEr
     elif status not in _STATUS and status > 500:
         status = 500
     if status not in _STATUS:
-        return _refusal(status, reason or str(status), message, place, key)
+        return _refusal(status, code, message, place, key)
     kind, sentence = _STATUS[status]
-    return kind(sentence.format(key=key, where=place.where, code=reason or status))
+    return kind(sentence.format(key=key, where=place.where, code=code))
 
 
 def _refusal(status: int, code: str, message: str, place: GcsPlace, key: str) -> SpanvaultError:
@@ -112,6 +113,9 @@ def _said(error: GoogleAPICallError) -> tuple[str, str]:
 
 def _no_sign_in(error: GoogleAuthError, place: GcsPlace) -> SpanvaultError:
     where, access = place.where, place.access
+    if isinstance(error, InvalidOperation):
+        # A kind of the next one. What 401 means for anonymous access, which has nothing to renew.
+        return BadInput(f"{where} does not accept the {access.name}; give credentials.")
     if isinstance(error, DefaultCredentialsError):
         return BadInput(
             f"{where}: this machine has no usable Google credentials; set GOOGLE_APPLICATION_CREDENTIALS, or give CREDENTIALS "
@@ -119,9 +123,6 @@ def _no_sign_in(error: GoogleAuthError, place: GcsPlace) -> SpanvaultError:
         )
     if isinstance(error, TransportError):
         return Retryable(f"{where}: Google's sign-in cannot be reached, also after several tries.")
-    if isinstance(error, InvalidOperation):
-        # What 401 means for anonymous access, which has nothing to renew.
-        return BadInput(f"{where} does not accept the {access.name}; give credentials.")
     told = _refusal_of_sign_in(error)
     if error.retryable or told.partition(" ")[0] in {"429", "500", "502", "503", "504"}:
         return Retryable(f"{where}: Google's sign-in failed, also after several tries ({told}).")

@@ -145,7 +145,7 @@ class _Upload:
         for attempt in self._client.tries():
             with attempt:
                 if attempt.retry_state.attempt_number > 1:
-                    self._put(b"", total, last=last, asking=True)
+                    self._put(b"", total, last=last)
                 while not self._ended and (last or self._stored < end):
                     before = self._stored
                     if not start <= before <= end:
@@ -161,11 +161,11 @@ class _Upload:
         except GcsError as error:
             _log.warning("An unfinished upload could not be removed (%s); the service does it in a week.", type(error).__name__)
 
-    def _put(self, data: bytes | memoryview, total: str, *, last: bool, asking: bool = False) -> None:
-        """Send bytes, or ask how many are stored."""
+    def _put(self, data: bytes | memoryview, total: str, *, last: bool) -> None:
+        """Send bytes; with none, ask how many are stored, which ends an upload that has all."""
         place = f"{self._stored}-{self._stored + len(data) - 1}" if data else "*"
         headers = {"Content-Range": f"bytes {place}/{total}"}
-        if last and not asking:
+        if last:
             headers["X-Goog-Hash"] = checksum(self._crc32c)
         # requests would send an empty body without its length.
         body = _Body(data) if data else b""
