@@ -16,12 +16,13 @@ from typing import Literal
 
 from spanvault.errors import Damaged
 from spanvault.model.cut import time_of_subdir
+from spanvault.model.places import place_name
 
 COLLECTION_KEY = "COLLECTION.json"
 README_KEY = "README.txt"
 INDEX_PREFIX = "metadata/index/"
 
-PathKind = Literal["plan", "encryption", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "data"]
+PathKind = Literal["plan", "encryption", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "part", "data"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HUNDREDTH = timedelta(milliseconds=10)
@@ -42,7 +43,8 @@ _KINDS: tuple[tuple[PathKind, re.Pattern[str]], ...] = (
     ("files", re.compile(r"\d{6}/files-[0-9a-f]{8}\.parquet")),
     ("commits", re.compile(r"\d{6}/commits-\d+-[0-9a-f]{8}\.parquet")),
     ("dump", re.compile(r"\d{6}/(?:schema-\d+-[0-9a-f]{8}\.dump|globals-[0-9a-f]{8}\.sql)")),
-    ("data", re.compile(r"\d{6}/data/[^/]+\.parquet")),
+    ("part", re.compile(r"\d{6}/BACKUP_PART_[A-Za-z0-9=_-]+-[0-9a-f]{8}\.json")),
+    ("data", re.compile(r"\d{6}/data/(?:[A-Za-z0-9=_-]+/)?[^/]+\.parquet")),
 )
 
 
@@ -119,9 +121,15 @@ def receipt_key(subdir: str, number: int, span: str) -> str:
     return f"{receipt_prefix(subdir, number)}{span}.json"
 
 
-def data_path(number: int) -> str:
-    """A new, unique path for a data file."""
-    return f"{layer_path(number)}data/{uuid.uuid4()}.parquet"
+def data_path(number: int, tier: str | None = None) -> str:
+    """A new, unique path for a data file; of one that goes to a locality's URI the path says so."""
+    folder = "" if tier is None else f"{place_name(tier)}/"
+    return f"{layer_path(number)}data/{folder}{uuid.uuid4()}.parquet"
+
+
+def part_path(number: int, tier: str) -> str:
+    """A new path for the description of what a layer has at a locality's URI, where it lies."""
+    return f"{layer_path(number)}BACKUP_PART_{place_name(tier)}-{secrets.token_hex(4)}.json"
 
 
 def files_path(number: int) -> str:

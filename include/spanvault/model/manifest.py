@@ -228,6 +228,26 @@ class ManifestDatabase(Value):
     omitted: tuple[str, ...] = ()
 
 
+class Part(Value):
+    """What a layer has at a locality's URI: the reference of its description there (PartDocument)."""
+
+    locality: str
+    document: ObjectReference
+
+
+class PartDocument(Value):
+    """BACKUP_PART_*.json: the files of a layer at one locality's URI, which lies there, so that files which were moved or
+    mixed up are noticed before anybody reads them."""
+
+    format_version: int = FORMAT_VERSION
+    collection_id: str
+    subdir: str
+    number: int
+    run_key: str
+    locality: str
+    files: tuple[ObjectReference, ...]
+
+
 class SealedLayer(Value):
     """What a seal found and wrote for one layer; the manifest is made of it. `due` is the time that was asked for."""
 
@@ -241,6 +261,7 @@ class SealedLayer(Value):
     captured: Cut
     databases: tuple[ManifestDatabase, ...]
     files: tuple[DataFile, ...]
+    parts: tuple[Part, ...] = ()
     globals_dump: ObjectReference | None = None
 
 
@@ -272,7 +293,8 @@ class Manifest(Value):
     was read what the log does not carry. `first` is the number of the first layer that this one stands for: its own,
     unless it was compacted; a compacted layer that begins at 0 is a full. `parent_sha256` is the digest of the manifest
     of layer `first` - 1. `location` is the URI (without secrets) of the incremental location that holds the data files,
-    None if they lie in the chain.
+    None if they lie in the chain. `parts` are those of the localities that have URIs of their own; what they hold lies
+    there, below the same names.
     """
 
     format_version: int = FORMAT_VERSION
@@ -294,6 +316,7 @@ class Manifest(Value):
     captured: Cut
     databases: tuple[ManifestDatabase, ...]
     files: ObjectReference
+    parts: tuple[Part, ...] = ()
     globals_dump: ObjectReference | None = None
     totals: Totals
     planned_at: datetime

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, model_validator
 
 from spanvault.errors import BadInput
 from spanvault.model.base import Value
 from spanvault.model.cut import Lsn
 from spanvault.model.kms_uri import KmsUri
+from spanvault.model.locality import Locality
 from spanvault.model.target import ClusterTarget, Target
 from spanvault.model.uri import REDACTED
 
@@ -68,11 +69,20 @@ def _check_passphrase(passphrase: str) -> None:
         raise BadInput("The encryption passphrase holds a character that cannot be written in UTF-8.") from None
 
 
+def _locality_text(text: str) -> str:
+    return str(Locality.parse(text))
+
+
+ExecutionLocality = Annotated[str, AfterValidator(_locality_text)]
+"""Tiers as `region=eu,zone=a`; empty for no restriction."""
+
+
 class BackupOptions(Value):
     """The options of BACKUP. `protection`: how long the source keeps history for this backup's successors after the
     last sign of life, as a duration such as `4h`, or `none` to give it up at commit. `fingerprint`: let PostgreSQL
     compute a count and hash of every table at the cut. `rate_limit`: bytes a second over all workers, 0 for none.
-    `span_bytes`: table bytes a span aims at.
+    `span_bytes`: table bytes a span aims at. `execution_locality`: only nodes there read tables, and only workers there do
+    the work (empty: all); `strict`: of several URIs a node without one of its own must not write to the default.
 
     Of incremental backups: `revision_history` keeps every committed change instead of the last one of each key;
     `incremental_location` is the URI that their data files go to; `without_identity` says what happens to tables whose
@@ -89,12 +99,15 @@ class BackupOptions(Value):
     fingerprint: bool = False
     rate_limit: int = Field(default=0, ge=0)
     span_bytes: int = Field(default=64 << 20, ge=8192)
+    execution_locality: ExecutionLocality = ""
+    strict: bool = False
     workers: int = Field(default=2, ge=1, le=256)
     detached: bool = False
 
 
 class BackupRequest(Value):
-    """BACKUP [targets] INTO [LATEST IN | 'subdir' IN] 'uri' [AS OF SYSTEM TIME ...] [WITH options].
+    """BACKUP [targets] INTO [LATEST IN | 'subdir' IN] 'uri' [AS OF SYSTEM TIME ...] [WITH options]. Here and below places are
+    texts as model/places.py reads them: one URI, or several with localities, one a line.
 
     `append` names the chain (LATEST or a path) that gets an incremental layer, None asks for a new full. `as_of` is the
     time at which the layer ends, None for now. `encryption` is in no dump and no digest of a request, so that no document
@@ -129,6 +142,7 @@ class RestoreOptions(Value):
     verify_backup_table_data: bool = False
     verify_fingerprint: bool = False
     grants: bool = False
+    execution_locality: ExecutionLocality = ""
     workers: int = Field(default=2, ge=1, le=256)
     detached: bool = False
     on_failure: Literal["keep", "clean"] = "keep"

@@ -18,12 +18,14 @@ class Span(Value):
 
 
 class Batch(Value):
-    """Spans that one task exports, in order. `label` is for people: which tables."""
+    """Spans that one task exports, in order. `label` is for people: which tables. `nodes` are the names of those that may
+    read them, the chosen one first; none: the primary."""
 
     index: int
     label: str
     spans: tuple[Span, ...]
     estimated_bytes: int = 0
+    nodes: tuple[str, ...] = ()
 
 
 def span_id(database_oid: int, table_oid: int, first_page: int) -> str:
