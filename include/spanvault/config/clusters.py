@@ -1,9 +1,11 @@
-"""clusters.yaml: the named clusters and their nodes."""
+"""clusters.yaml: the named clusters, their nodes, and what those may be asked for."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
@@ -13,13 +15,23 @@ from spanvault.config.connections import ConnectionInfo, ConnectionResolver
 from spanvault.errors import BadInput, NotFound
 from spanvault.model.base import Value
 from spanvault.model.locality import Locality
+from spanvault.model.units import parse_bytes, parse_duration
 
 # The libpq parameters that a node's connection may carry beyond host, port, user, password and database.
 PASSED_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout", "keepalives_idle"})
 
+_T = TypeVar("_T")
+
+_NODE_FIELDS = frozenset({"name", "conn_id", "locality", "max_connections", "rate_limit"})
+_CLUSTER_FIELDS = frozenset({"nodes", "pool", "placement", "queues", "max_replay_lag", "max_active"})
+
 
 class Endpoint(Value):
-    """Where and as whom to reach one node. `parameters` are libpq connection parameters (PASSED_PARAMETERS)."""
+    """Where and as whom to reach one node. `parameters` are libpq connection parameters (PASSED_PARAMETERS).
+
+    `max_connections` bounds the sessions that export from the node at a time, over all workers. `rate_limit` is in bytes a
+    second, of which each of these sessions gets its share. None: no bound.
+    """
 
     node: str
     host: str
@@ -29,6 +41,13 @@ class Endpoint(Value):
     database: str = "postgres"
     parameters: dict[str, str] = Field(default_factory=dict)
     locality: Locality = Locality()
+    max_connections: int | None = Field(default=None, ge=1)
+    rate_limit: int | None = Field(default=None, ge=1)
+
+    @property
+    def session_rate(self) -> int:
+        """The bytes a second that one session may write; 0: no limit."""
+        return 0 if self.rate_limit is None else max(1, self.rate_limit // (self.max_connections or 1))
 
     @property
     def display(self) -> str:
@@ -36,16 +55,58 @@ class Endpoint(Value):
         return f"{self.user}@{self.host}:{self.port}/{self.database}"
 
 
+class Placement(Value):
+    """Which tables belong to a locality: `database.schema.table`, in each part of which `*` stands for any text."""
+
+    tables: str
+    locality: Locality
+
+    def covers(self, database: str, schema: str, table: str) -> bool:
+        """Whether the table is meant."""
+        parts = zip(self.tables.split("."), (database, schema, table), strict=True)
+        return all(re.fullmatch(re.escape(part).replace(r"\*", ".*"), name, re.DOTALL) for part, name in parts)
+
+
+class QueueRule(Value):
+    """The Airflow queue of the workers in a locality."""
+
+    locality: Locality
+    queue: str
+
+
 class Cluster(Value):
-    """A named cluster; the first endpoint is where planning and protection start (the primary)."""
+    """A named cluster; the first endpoint is where planning and protection start (the primary).
+
+    A node is left alone for a while when it, or of the primary the worst of its standbys, lags by more than `max_replay_lag`
+    seconds, or when more than `max_active` sessions of others are at work on it. None: however it is.
+    """
 
     name: str
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
+    placement: tuple[Placement, ...] = ()
+    queues: tuple[QueueRule, ...] = ()
+    max_replay_lag: float | None = None
+    max_active: int | None = None
 
     @property
     def primary(self) -> Endpoint:
         """The node that a run starts from; preflight checks that it accepts writes."""
         return self.endpoints[0]
+
+    def endpoint(self, node: str) -> Endpoint | None:
+        """The node of that name, or None."""
+        return next((endpoint for endpoint in self.endpoints if endpoint.node == node), None)
+
+    def placed(self, database: str, schema: str, table: str) -> Locality | None:
+        """Where the table belongs by the first placement that covers it; None if none does."""
+        return next((rule.locality for rule in self.placement if rule.covers(database, schema, table)), None)
+
+    def queue_of(self, locality: Locality | str) -> str | None:
+        """The queue of the workers in that locality: of the rules whose tiers all are its, the one with the most; None
+        without one."""
+        place = Locality.parse(locality) if isinstance(locality, str) else locality
+        fitting = [rule for rule in self.queues if rule.locality.matches(place)]
+        return max(fitting, key=lambda rule: len(rule.locality.tiers)).queue if fitting else None
 
 
 def cluster_from_url(url: str, name: str | None = None) -> Cluster:
@@ -77,10 +138,32 @@ def load_cluster(path: Path, name: str, connections: ConnectionResolver) -> Clus
     clusters = _read(path)
     if name not in clusters:
         raise NotFound(f"{path} has no cluster {name!r}; it has {', '.join(sorted(clusters)) or 'none'}.")
-    nodes = clusters[name].get("nodes") if isinstance(clusters[name], dict) else None
+    entry, where = clusters[name], f"{path}: cluster {name!r}"
+    nodes = entry.get("nodes") if isinstance(entry, dict) else None
     if not isinstance(nodes, list) or not nodes:
         raise BadInput(f"Cluster {name!r} in {path} needs a list `nodes` with at least one node.")
-    return Cluster(name=name, endpoints=tuple(_endpoint(node, f"{path}: cluster {name!r}", connections) for node in nodes))
+    if unknown := set(entry) - _CLUSTER_FIELDS:
+        raise BadInput(f"{where} has unknown fields: {', '.join(sorted(map(str, unknown)))}.")
+    endpoints = tuple(_endpoint(node, where, connections) for node in nodes)
+    names = [endpoint.node for endpoint in endpoints]
+    if twice := sorted({node for node in names if names.count(node) > 1}):
+        raise BadInput(f"{where} has several nodes of the name {', '.join(twice)}; give each one its own.")
+    lag = entry.get("max_replay_lag")
+    return Cluster(
+        name=name,
+        endpoints=endpoints,
+        placement=tuple(_placements(entry, where)),
+        queues=tuple(_queues(entry, where)),
+        max_replay_lag=None if lag is None else _read_as(parse_duration, lag, f"{where}: max_replay_lag").total_seconds(),
+        max_active=_count(entry.get("max_active"), f"{where}: max_active"),
+    )
+
+
+def cluster_queues(path: Path) -> list[tuple[str, str]]:
+    """The locality and name of every queue that a clusters.yaml speaks of, each once, in its order. Raises BadInput for a
+    malformed file."""
+    rules = [rule for name, entry in _read(path).items() for rule in _queues(entry, f"{path}: cluster {name!r}")]
+    return list(dict.fromkeys((str(rule.locality), rule.queue) for rule in rules))
 
 
 def cluster_names(path: Path) -> list[str]:
@@ -111,11 +194,64 @@ def _read(path: Path) -> dict[str, Any]:
 def _endpoint(node: object, where: str, connections: ConnectionResolver) -> Endpoint:
     if not isinstance(node, dict) or not isinstance(node.get("name"), str) or not isinstance(node.get("conn_id"), str):
         raise BadInput(f"{where}: every node needs a `name` and a `conn_id`.")
-    unknown = set(node) - {"name", "conn_id", "locality"}
+    where = f"{where}: node {node['name']!r}"
+    unknown = set(node) - _NODE_FIELDS
     if unknown:
-        raise BadInput(f"{where}: node {node['name']!r} has unknown fields: {', '.join(sorted(map(str, unknown)))}.")
-    locality = Locality.parse(str(node.get("locality") or ""))
-    return endpoint_of(connections.resolve(node["conn_id"]), node["name"], locality)
+        raise BadInput(f"{where} has unknown fields: {', '.join(sorted(map(str, unknown)))}.")
+    most = _count(node.get("max_connections"), f"{where}: max_connections")
+    rate = node.get("rate_limit")
+    if rate is not None and most is None:
+        raise BadInput(f"{where} has a rate_limit; it also needs max_connections, for each session gets its share.")
+    endpoint = endpoint_of(
+        connections.resolve(node["conn_id"]), node["name"], _read_as(Locality.parse, node.get("locality") or "", where)
+    )
+    limit = None if rate is None else _count(_read_as(parse_bytes, rate, f"{where}: rate_limit"), f"{where}: rate_limit")
+    return endpoint.model_copy(update={"max_connections": most, "rate_limit": limit})
+
+
+def _placements(entry: dict[str, Any], where: str) -> Iterator[Placement]:
+    for rule in _rules(entry, "placement", "tables", where):
+        if len(rule["tables"].split(".")) != 3:
+            raise BadInput(f"{where}: placement of {rule['tables']!r}: write tables as database.schema.table, with * for any.")
+        yield Placement(tables=rule["tables"], locality=_place(rule["locality"], f"{where}: placement"))
+
+
+def _queues(entry: object, where: str) -> Iterator[QueueRule]:
+    for rule in _rules(entry, "queues", "queue", where):
+        yield QueueRule(queue=rule["queue"], locality=_place(rule["locality"], f"{where}: queues"))
+
+
+def _rules(entry: object, field: str, what: str, where: str) -> Iterator[dict[str, str]]:
+    """The entries of a list in which each is a `locality` and one thing more."""
+    rules = entry.get(field) if isinstance(entry, dict) else None
+    if rules is None:
+        return
+    for rule in rules if isinstance(rules, list) else [rules]:
+        whole = isinstance(rule, dict) and set(rule) == {what, "locality"} and isinstance(rules, list)
+        if not whole or not all(isinstance(text, str) and text for text in rule.values()):
+            raise BadInput(f"{where}: `{field}` is a list in which each entry has `{what}` and `locality`, both of them text.")
+        yield rule
+
+
+def _place(text: str, where: str) -> Locality:
+    place = _read_as(Locality.parse, text, where)
+    if not place.tiers:
+        raise BadInput(f"{where}: {text!r} is no locality; write it as in 'region=eu' or 'region=eu,zone=a'.")
+    return place
+
+
+def _count(value: object, where: str) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise BadInput(f"{where} must be a whole number from 1 on, not {value!r}.")
+    return value
+
+
+def _read_as(parse: Callable[[str], _T], value: object, where: str) -> _T:
+    """The value by one of the model's parsers, whose error then says where it stands."""
+    try:
+        return parse(str(value))
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
 
 
 def endpoint_of(connection: ConnectionInfo, node: str, locality: Locality) -> Endpoint:
