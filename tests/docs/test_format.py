@@ -19,6 +19,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 SECTIONS: dict[str, str] = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##)", TEXT, flags=re.MULTILINE | re.DOTALL))
 ROOTS: tuple[type[BaseModel], ...] = (
     manifest.CollectionDocument,
+    manifest.PlaceDocument,
+    manifest.PartDocument,
     manifest.Plan,
     manifest.Receipt,
     manifest.SealRecord,

@@ -16,6 +16,7 @@ from spanvault.database.postgres.pgoutput import Change, Value, commit_time
 from spanvault.database.postgres.tuple_columns import RawTuple, tuple_columns
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Table
+from spanvault.model.uri import DEFAULT_LOCALITY
 from spanvault.storage.base import Storage
 
 _LIST = pa.list_(pa.string())
@@ -47,9 +48,11 @@ class ChangeRow(NamedTuple):
 
 
 class ChangeFiles:
-    """Writes the change files of one layer and database below `<subdir>/<number>/data/` of a storage."""
+    """Writes the change files of one layer and database below `<subdir>/<number>/data/` of a storage, at the URI of the
+    locality `tier` if one is given."""
 
-    def __init__(self, storage: Storage, subdir: str, number: int, database: str) -> None:
+    def __init__(self, storage: Storage, subdir: str, number: int, database: str, tier: str | None = None) -> None:
+        self._tier = tier
         self._storage = storage
         self._subdir = subdir
         self._number = number
@@ -70,7 +73,7 @@ class ChangeFiles:
     def _write(self, table: Table, rows: Sequence[ChangeRow], text_columns: frozenset[str]) -> DataFile:
         schema = file_schema(table, text_columns)
         whole = pa.schema([*CHANGE_FIELDS, *schema])
-        path = data_path(self._number)
+        path = data_path(self._number, self._tier)
         with DataFileWriter(self._storage, object_key(self._subdir, path), whole) as writer:
             for batch in _batches(rows, table):
                 typed, failed = text_batch_to_typed(batch.select([field.name for field in schema]), schema)
@@ -87,6 +90,7 @@ class ChangeFiles:
             table_oid=table.oid,
             role="change",
             sequence=self._sequence,
+            locality=self._tier or DEFAULT_LOCALITY,
             text_columns=tuple(sorted(text_columns)),
         )
 

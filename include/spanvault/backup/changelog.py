@@ -20,8 +20,17 @@ class ChangeLog:
     """Gathers a database's window into change files; what does not fit into `chunk_bytes` of memory is written as it
     comes, in several files of rising `sequence`."""
 
-    def __init__(self, storage: Storage, subdir: str, number: int, database: str, chunk_bytes: int = 128 << 20) -> None:
-        self._files = ChangeFiles(storage, subdir, number, database)
+    def __init__(
+        self,
+        storage: Storage,
+        subdir: str,
+        number: int,
+        database: str,
+        *,
+        tier: str | None = None,
+        chunk_bytes: int = 128 << 20,
+    ) -> None:
+        self._files = ChangeFiles(storage, subdir, number, database, tier)
         self._chunk_bytes = chunk_bytes
         self._held_bytes = 0
         self.tables: dict[int, TableChanges] = {}

@@ -37,6 +37,7 @@ from spanvault.model.manifest import (
 )
 from spanvault.model.progress import Progress, Silent
 from spanvault.model.schema import Table
+from spanvault.model.uri import DEFAULT_LOCALITY
 from spanvault.storage.base import Storage
 
 TableKey = tuple[int, int]  # OIDs of database and table
@@ -130,13 +131,15 @@ class Compaction:
             with self._storage.open_write(object_key(self._last.subdir, path)) as copy:
                 for chunk in part.storage.read_chunks(object_key(part.subdir, file.path), 4 << 20):
                     copy.write(chunk)
-            return file.model_copy(update={"path": path})
+            return file.model_copy(update={"path": path, "locality": DEFAULT_LOCALITY})
         text_columns = reshaped_text_columns(part, file, table)
         with DataFileWriter(self._storage, object_key(self._last.subdir, path), file_schema(table, text_columns)) as writer:
             for batch in reshaped_rows(part, file, table, self._scratch):
                 writer.write_batch(batch)
         written = {"sha256": writer.sha256, "bytes": writer.bytes, "rows": writer.rows}
-        return file.model_copy(update={**written, "path": path, "text_columns": tuple(sorted(text_columns))})
+        return file.model_copy(
+            update={**written, "path": path, "locality": DEFAULT_LOCALITY, "text_columns": tuple(sorted(text_columns))}
+        )
 
     def _written(self, database: str, parts: Sequence[TableLayer], batches: Iterable[pa.RecordBatch], sequence: int) -> DataFile:
         path = data_path(self._last.number)
@@ -195,6 +198,7 @@ class Compaction:
                 "parent_sha256": self._digest,
                 "revision_history": self._history,
                 "location": None,
+                "parts": tuple(part for each in self._layers if each.manifest.location is None for part in each.manifest.parts),
                 "start": self._last.end if full else self._first.start,
                 "databases": tuple(databases),
                 "files": write_files(self._storage, self._last.subdir, number, _unique(files)),

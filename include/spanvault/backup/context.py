@@ -8,6 +8,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
 from spanvault.model.manifest import Plan
+from spanvault.model.places import Places
 from spanvault.model.progress import Progress, Silent
 from spanvault.storage.base import Storage
 
@@ -32,3 +33,13 @@ class Run:
     wait_seconds: float = 60.0
     seal_tries: int = 5
     read_first: set[tuple[str, int]] = field(default_factory=set)
+
+    @property
+    def places(self) -> Places:
+        """The places of the plan, without secrets; an incremental location has the same localities."""
+        return Places.parse(self.plan.request.into)
+
+    @property
+    def tier(self) -> str | None:
+        """The locality whose URI gets what is read on the primary; None: the default."""
+        return self.places.choose(self.cluster.primary.locality)

@@ -42,7 +42,7 @@ def read_late(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> Non
 
 
 def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int, end_page: int | None) -> DataFile:
-    path = data_path(run.plan.number)
+    path = data_path(run.plan.number, run.tier)
     with CopySession(connection_parameters(run.cluster.primary, entry.name, "seal")) as session:
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         session.execute(f"SET TRANSACTION SNAPSHOT {literal(entry.snapshot.name)}")
@@ -51,7 +51,7 @@ def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int
         written = export_query(session, query, table, run.data, object_key(run.plan.subdir, path))
         session.execute("COMMIT")
     run.progress.advance(rows=written.rows, bytes_=written.bytes)
-    return data_file(path, written, entry.name, table, role="exact", as_of=entry.snapshot.lsn)
+    return data_file(path, written, entry.name, table, role="exact", as_of=entry.snapshot.lsn, tier=run.tier)
 
 
 def compute_fingerprints(run: Run, entry: CapturedDatabase) -> None:

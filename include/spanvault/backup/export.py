@@ -20,6 +20,7 @@ from spanvault.model.cut import Lsn
 from spanvault.model.manifest import DataFile, PlannedDatabase, Receipt
 from spanvault.model.schema import Table
 from spanvault.model.span import Span
+from spanvault.model.uri import DEFAULT_LOCALITY
 
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 _FLUSH_WAIT_SECONDS = 30.0
@@ -200,9 +201,17 @@ def _flushed(session: CopySession) -> Lsn:
 
 
 def data_file(
-    path: str, written: WrittenFile, database: str, table: Table, *, role: Any, span: str | None = None, as_of: Lsn | None = None
+    path: str,
+    written: WrittenFile,
+    database: str,
+    table: Table,
+    *,
+    role: Any,
+    span: str | None = None,
+    as_of: Lsn | None = None,
+    tier: str | None = None,
 ) -> DataFile:
-    """The file list's row for what was just written."""
+    """The file list's row for what was just written, at the URI of the locality `tier` if one is given."""
     return DataFile(
         path=path,
         sha256=written.sha256,
@@ -213,5 +222,6 @@ def data_file(
         role=role,
         span=span,
         as_of=as_of,
+        locality=tier or DEFAULT_LOCALITY,
         text_columns=tuple(sorted(written.text_columns)),
     )

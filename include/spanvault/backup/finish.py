@@ -70,6 +70,7 @@ def _commit_layer(storage: Storage, plan: Plan, layer: SealedLayer, clock: Calla
         captured=layer.captured,
         databases=layer.databases,
         files=files,
+        parts=layer.parts,
         globals_dump=layer.globals_dump,
         totals=_totals(layer),
         planned_at=plan.planned_at,

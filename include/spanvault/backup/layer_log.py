@@ -59,7 +59,8 @@ class LayerPart:
 
 @dataclass(frozen=True)
 class LogPlace:
-    """Where change files and lists of commits go, and what the log must say first."""
+    """Where change files and lists of commits go, and what the log must say first. `tier` is the locality whose URI gets the
+    change files."""
 
     data: Storage
     storage: Storage
@@ -72,6 +73,7 @@ class LogPlace:
     max_clock_skew: timedelta
     progress: Progress = field(default_factory=Silent)
     chunk_bytes: int = 128 << 20
+    tier: str | None = None
 
 
 class LayerLog:
@@ -231,7 +233,7 @@ class LayerLog:
 
     def _change_files(self) -> ChangeFiles:
         place = self._place
-        return ChangeFiles(place.data, place.subdir, self.parts[self._at].number, place.database)
+        return ChangeFiles(place.data, place.subdir, self.parts[self._at].number, place.database, place.tier)
 
     def _open_commits(self) -> None:
         place = self._place

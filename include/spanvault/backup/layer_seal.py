@@ -186,6 +186,7 @@ def follow_exact(run: Run, capture: CapturedDatabase, number: int, end: Lsn, *, 
             start_time=capture.snapshot.time,
             revisions=False,
             max_clock_skew=timedelta.max,
+            tier=run.tier,
         ),
         number,
         start,
@@ -233,6 +234,7 @@ def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
         # Where no time is asked for, and none can be later, a clock that was set does no harm.
         max_clock_skew=parse_duration(options.max_clock_skew) if options.revision_history or run.plan.ends else timedelta.max,
         progress=run.progress,
+        tier=run.tier,
     )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from spanvault.backup.captured import query_of
+from spanvault.backup.execution import require_readable_there
 from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
 from spanvault.backup.protection import protection_length
 from spanvault.collection.chain import load_manifest
 from spanvault.collection.commit import committed_run
-from spanvault.collection.identity import ensure_collection
+from spanvault.collection.identity import claim_places, ensure_collection
 from spanvault.collection.lookup import is_complete
 from spanvault.collection.manifests import any_names
 from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
@@ -23,6 +24,7 @@ from spanvault.database.postgres.server import Connection, identity, scalar
 from spanvault.errors import Damaged, KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
+from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
 from spanvault.statement.render import render_redacted
@@ -124,9 +126,10 @@ def make_plan(
     clock: Callable[[], datetime],
     wait_seconds: float,
     closes: str | None = None,
+    places: Mapping[str, Storage] | None = None,
 ) -> Plan:
     """Examine and protect the source, then write PLAN.json under the first free time from now on. `closes` is the chain
-    that the full follows.
+    that the full follows, `places` are the storages of localities.
 
     The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
     what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
@@ -136,9 +139,11 @@ def make_plan(
         source = identity(connection, cluster.name)
         names = databases_of(request.target, user_databases(query_of(connection)), cluster.primary.database)
     collection = ensure_collection(storage, system_identifier=source.system_identifier, now=clock())
+    claim_places(places or {}, collection)
     owner = Owner(collection_id=collection.id, collection=storage.display_uri, expires_at=clock() + protection_length(request))
     databases = tuple(plan_database(cluster, request, name, owner, wait_seconds) for name in names)
     check_names(request, cluster.primary.database, databases, cluster)
+    require_readable_there(cluster, request, databases)
     planned_at = clock()
     draft = _draft(collection, source, request, run_key, planned_at, databases).model_copy(update={"closes": closes})
     for subdir in _subdirs_from(planned_at):
@@ -241,13 +246,11 @@ def _draft(
 
 
 def redacted(request: BackupRequest) -> BackupRequest:
-    """The request as documents hold it: no secret in its URI."""
-    from spanvault.model.uri import StorageUri
-
+    """The request as documents hold it: no secret in its URIs."""
     location = request.options.incremental_location
-    shown = StorageUri.parse(location).redacted() if location else None
+    shown = Places.parse(location).redacted() if location else None
     options = request.options.model_copy(update={"incremental_location": shown})
-    return request.model_copy(update={"into": StorageUri.parse(request.into).redacted(), "options": options})
+    return request.model_copy(update={"into": Places.parse(request.into).redacted(), "options": options})
 
 
 def _subdirs_from(planned_at: datetime) -> list[str]:

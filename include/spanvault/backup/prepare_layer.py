@@ -7,6 +7,7 @@ from datetime import datetime
 
 from spanvault.backup.captured import query_of
 from spanvault.backup.cuts import find_ends
+from spanvault.backup.execution import require_readable_there
 from spanvault.backup.plan import databases_of
 from spanvault.backup.prepare import check_names, plan_database, redacted
 from spanvault.backup.protection import protection_length
@@ -23,6 +24,7 @@ from spanvault.database.postgres.server import identity
 from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Refused
 from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan, PlannedDatabase
+from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
 from spanvault.model.units import parse_duration
 from spanvault.statement.render import render_redacted
@@ -49,6 +51,7 @@ def make_layer_plan(
     while True:
         parent, digest = head(storage, request.append or "LATEST")
         require_whole(storage, parent)
+        require_same_places(parent, request)
         wanted = _uncovered(storage, parent, request, times)
         try:
             databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
@@ -93,12 +96,23 @@ def chain_to_close(storage: Storage, cluster: Cluster, request: BackupRequest) -
         if parent.request.target != request.target:
             return None
         require_whole(storage, parent)
+        require_same_places(parent, request)
         for entry in parent.databases:
             with connect(cluster.primary, entry.database.name, purpose="plan") as connection:
                 check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
     except (NotFound, BrokenChain):
         return None
     return parent.subdir
+
+
+def require_same_places(newest: Manifest, request: BackupRequest) -> None:
+    """Raise BrokenChain if the chain has URIs for other localities than are given: it keeps them from its full on."""
+    had, given = Places.parse(newest.request.into).localities, Places.parse(request.into).localities
+    if had != given:
+        raise BrokenChain(
+            f"The backup {newest.subdir} has URIs for the localities {', '.join(had)}, and {', '.join(given)} were given; a chain"
+            " keeps its localities, so give the same or take a new full backup."
+        )
 
 
 def require_whole(storage: Storage, newest: Manifest) -> None:
@@ -161,6 +175,7 @@ def _databases(
     )
     planned = [plan_database(cluster, request, name, owner, wait_seconds) for name in names]
     _check_identities(request, planned)
+    require_readable_there(cluster, request, planned)
     check_names(request, cluster.primary.database, planned, cluster)
     return tuple(
         one.model_copy(update={"protection": one.protection.model_copy(update={"start": parent.end.lsn})})

@@ -20,12 +20,13 @@ from spanvault.backup.orphans import follow, read_orphans
 from spanvault.backup.protection import give_up
 from spanvault.backup.sealing import DatabaseSeal, open_database_seal
 from spanvault.backup.source_check import check_source
+from spanvault.collection.parts import write_part
 from spanvault.collection.receipts import read_receipts
 from spanvault.collection.seals import put_seal
 from spanvault.database.postgres.window import UndecodableLog, peek
 from spanvault.errors import Retryable
 from spanvault.model.cut import Cut, Lsn
-from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, SealedLayer, SealRecord
+from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, Part, SealedLayer, SealRecord
 
 
 def seal(run: Run) -> str:
@@ -52,7 +53,25 @@ def seal(run: Run) -> str:
 
 def _try_seal(run: Run) -> SealRecord:
     layers = seal_layers(run) if run.plan.kind == "incremental" else _seal_full(run)
+    layers = tuple(layer.model_copy(update={"parts": _parts(run, layer)}) for layer in layers)
     return SealRecord(subdir=run.plan.subdir, number=run.plan.number, layers=layers, sealed_at=run.clock())
+
+
+def _parts(run: Run, layer: SealedLayer) -> tuple[Part, ...]:
+    """What the layer has at localities' URIs, described there. What a full's run adds to the chain before is in the chain."""
+    data = run.data if layer.subdir == run.plan.subdir else run.storage
+    return tuple(
+        write_part(
+            data,
+            collection_id=run.plan.collection_id,
+            subdir=layer.subdir,
+            number=layer.number,
+            run_key=run.plan.run_key,
+            locality=tier,
+            files=layer.files,
+        )
+        for tier, _ in run.places.others
+    )
 
 
 def _seal_full(run: Run) -> tuple[SealedLayer, ...]:
@@ -104,7 +123,7 @@ def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
 
 def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     """Bring a database whose snapshot was taken before the cut up to the cut."""
-    small = ChangeLog(run.storage, run.plan.subdir, run.plan.number, entry.name)
+    small = ChangeLog(run.storage, run.plan.subdir, run.plan.number, entry.name, tier=run.tier)
     small.track(changes.table for changes in entry.healed())
     # What follows lies behind every orphan, each of which has a place of its own.
     orphans = max((len(changes.open_holes) for changes in entry.healed()), default=0)

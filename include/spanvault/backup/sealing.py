@@ -35,7 +35,7 @@ class DatabaseSeal(CapturedDatabase):
         self.distrusted: set[int] = set()
         self.followed: LayerPart | None = None
         self.followed_window: DecodedWindow | None = None
-        self.changes = ChangeLog(run.storage, run.plan.subdir, run.plan.number, self.name)
+        self.changes = ChangeLog(run.storage, run.plan.subdir, run.plan.number, self.name, tier=run.tier)
         self._types_moved = self.types_version != planned.types_version
         self._receipts = self._by_table(run, receipts)
         self._log_tables = [table for table in self.tables if self._healable(table)]

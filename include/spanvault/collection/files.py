@@ -84,13 +84,18 @@ def own_objects(manifest: Manifest) -> list[ObjectReference]:
     return sorted(own, key=lambda reference: reference.path)
 
 
+def part_objects(manifest: Manifest) -> list[ObjectReference]:
+    """The descriptions of what the layer has at localities' URIs, ascending by path; they are where the data files are."""
+    return sorted((part.document for part in manifest.parts), key=lambda reference: reference.path)
+
+
 def objects_of(storage: Storage, manifest: Manifest) -> Iterator[ObjectReference]:
     """All objects that a manifest reaches, ascending by path, in bounded memory. Raises as `read_files` does."""
     listed = (
         ObjectReference(path=file.path, sha256=file.sha256, bytes=file.bytes)
         for file in read_files(storage, manifest.subdir, manifest.files)
     )
-    return heapq.merge(own_objects(manifest), listed, key=lambda reference: reference.path)
+    return heapq.merge(own_objects(manifest), part_objects(manifest), listed, key=lambda reference: reference.path)
 
 
 def _rows(list_file: Path, where: str) -> Iterator[dict[str, Any]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
 
 from spanvault import __version__
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import COLLECTION_KEY, manifest_path
+from spanvault.collection.layout import COLLECTION_KEY, PLACE_KEY, manifest_path
 from spanvault.errors import AlreadyExists, NotFound, Refused
 from spanvault.model.cut import utc
-from spanvault.model.manifest import CollectionDocument
+from spanvault.model.manifest import CollectionDocument, PlaceDocument
 from spanvault.storage.base import Storage
 
 
@@ -38,6 +39,29 @@ def ensure_collection(storage: Storage, *, system_identifier: str, now: datetime
             " cluster, so back up into another URI."
         )
     return document
+
+
+def claim_places(places: Mapping[str, Storage], collection: CollectionDocument) -> None:
+    """Make each of the places, by locality, that of this collection and locality for ever.
+
+    Raises Refused when one is another's: files of two localities would lie in each other's places, unnoticed.
+    """
+    for locality, storage in places.items():
+        own = PlaceDocument(collection_id=collection.id, locality=locality)
+        try:
+            storage.put(PLACE_KEY, own.to_json(), create_only=True)
+        except AlreadyExists:
+            found = parse_document(PlaceDocument, storage.get(PLACE_KEY), f"{PLACE_KEY} in {storage.display_uri}")
+            if found.collection_id != collection.id:
+                raise Refused(
+                    f"{storage.display_uri} is a place of the collection {found.collection_id}, and this one is {collection.id}:"
+                    " a place is for one collection, so give another URI."
+                ) from None
+            if found.locality != locality:
+                raise Refused(
+                    f"{storage.display_uri} is the place of {found.locality} in this collection, and COCKROACH_LOCALITY says"
+                    f" {locality}: the URIs seem to be exchanged."
+                ) from None
 
 
 def read_collection(storage: Storage) -> CollectionDocument:

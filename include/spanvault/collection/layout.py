@@ -19,6 +19,7 @@ from spanvault.model.cut import time_of_subdir
 from spanvault.model.places import place_name
 
 COLLECTION_KEY = "COLLECTION.json"
+PLACE_KEY = "PLACE.json"
 README_KEY = "README.txt"
 INDEX_PREFIX = "metadata/index/"
 

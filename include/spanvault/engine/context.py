@@ -18,8 +18,10 @@ from spanvault.errors import BadInput
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
 from spanvault.model.manifest import Plan
+from spanvault.model.places import Places
 from spanvault.model.progress import Progress, Silent
 from spanvault.model.request import EncryptionOptions
+from spanvault.model.uri import StorageUri
 from spanvault.storage.base import Storage
 from spanvault.storage.limit import limited
 from spanvault.storage.registry import open_storage
@@ -72,8 +74,21 @@ class Context:
         return self.keyrings[uri]
 
     def stored(self, uri: str) -> Storage:
-        """The storage that a URI names, as it is: encrypted chains stay so."""
-        return self.wrap(open_storage(uri, settings=self.settings, connections=self.connections))
+        """The storage that a place names, as it is: encrypted chains stay so. Of several URIs each object is at its own."""
+        places = Places.parse(uri)
+        default = self._opened(places.default)
+        if not places.others:
+            return default
+        from spanvault.storage.spread import spread
+
+        return spread(default, self.places(uri))
+
+    def places(self, uri: str) -> dict[str, Storage]:
+        """The storages of the localities that a place names, each by itself, as it is."""
+        return {tier: self._opened(other) for tier, other in Places.parse(uri).others}
+
+    def _opened(self, uri: StorageUri) -> Storage:
+        return self.wrap(open_storage(uri.revealed(), settings=self.settings, connections=self.connections))
 
     def credentials(self) -> Credentials:
         """What opens chains. Opening a key service contacts nothing yet."""

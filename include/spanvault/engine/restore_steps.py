@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from spanvault.backup.execution import require_primary_at
 from spanvault.collection.chain import OpenLocation, Resolved, resolve
+from spanvault.collection.parts import check_parts
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
@@ -35,7 +37,11 @@ def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) ->
     An unfinished restore of the same request is gone on with: at its own cut, also when newer layers were committed.
     Raises BadInput, NotFound or Refused with the reason why the backup cannot serve the request.
     """
-    plan = _work(context, cluster, request).plan
+    require_primary_at(cluster, request.options.execution_locality)
+    work = _work(context, cluster, request)
+    for layer in work.resolved.layers:
+        check_parts(layer.data, layer.manifest)
+    plan = work.plan
     for note in plan.notes:
         context.progress.note(note)
     return plan

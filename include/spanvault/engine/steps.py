@@ -15,6 +15,7 @@ from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
 from spanvault.collection.chain import head, original_layers
 from spanvault.collection.commit import committed_run
+from spanvault.collection.identity import claim_places, read_collection
 from spanvault.collection.readme import restore_command
 from spanvault.collection.seals import read_seal
 from spanvault.config.clusters import Cluster
@@ -24,8 +25,8 @@ from spanvault.engine.protections import release_expired
 from spanvault.errors import AlreadyCovered, BrokenChain, KeyMismatch, Refused
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, Plan
+from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
-from spanvault.model.uri import StorageUri
 from spanvault.statement.rules import check
 from spanvault.storage.base import Storage
 
@@ -84,7 +85,9 @@ def new_plan(
         else:
             for place in (request.into, request.options.incremental_location):
                 if place is not None:
-                    StorageUri.parse(place).check_extendable()
+                    Places.parse(place).check_extendable()
+            if places := context.places(request.into):
+                claim_places(places, read_collection(storage))
             plan = make_layer_plan(
                 storage,
                 cluster,
@@ -120,6 +123,7 @@ def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_ke
         clock=context.clock,
         wait_seconds=context.settings.wait_for_writers,
         closes=_to_close(context, cluster, request),
+        places=context.places(request.into),
     )
 
 

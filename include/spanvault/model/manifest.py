@@ -40,6 +40,14 @@ class CollectionDocument(Value):
     source_system_identifier: str
 
 
+class PlaceDocument(Value):
+    """PLACE.json: write-once, at the URI of a locality: whose place it is, so that exchanged URIs are noticed."""
+
+    format_version: int = FORMAT_VERSION
+    collection_id: str
+    locality: str
+
+
 class PublicationRow(Value):
     """(oid, xmin) of one pg_publication_rel row: a difference later means that the table was out of the log."""
 

@@ -63,6 +63,11 @@ class Places:
         tiers = {tier for tier, _ in self.others}
         return next((f"{key}={value}" for key, value in reversed(node.tiers) if f"{key}={value}" in tiers), None)
 
+    def check_extendable(self) -> None:
+        """Raise Refused if a chain with data in one of the places could not be built upon."""
+        for uri in self._all:
+            uri.check_extendable()
+
     def redacted(self) -> str:
         """The text without secrets."""
         return "\n".join(uri.redacted() for uri in self._all)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
-from spanvault.errors import BadInput
-from spanvault.model.uri import DEFAULT_LOCALITY, StorageUri
+from spanvault.model.uri import StorageUri
 from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.base import Storage
 from spanvault.storage.limit import limited_in_process
@@ -20,8 +19,6 @@ def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolve
     """
     parsed = StorageUri.parse(uri)
     settings.check_destination(parsed)
-    if parsed.locality not in {None, DEFAULT_LOCALITY}:
-        raise BadInput(f"COCKROACH_LOCALITY {parsed.locality} is invalid for a single location; leave it out of {parsed}.")
     return limited_in_process(_backend(parsed, settings, connections, lock), settings.storage_rate_limit)
 
 

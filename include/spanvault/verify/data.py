@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from spanvault.collection.chain import Layer, OpenLocation, load_manifest, no_locations
 from spanvault.collection.commits import read_commits
-from spanvault.collection.files import own_objects, read_files
+from spanvault.collection.files import own_objects, part_objects, read_files
 from spanvault.collection.layout import object_key
 from spanvault.collection.lookup import find_subdir
 from spanvault.columnar.read import read_batches, verified_file
@@ -84,9 +84,16 @@ class _Reading:
 
     def check_object(self, reference: ObjectReference) -> None:
         """Compare an object's bytes with its digest."""
+        self._check(self.storage, reference)
+
+    def check_part(self, reference: ObjectReference) -> None:
+        """The same of an object that is where the data files are."""
+        self._check(self._data, reference)
+
+    def _check(self, storage: Storage, reference: ObjectReference) -> None:
         with self.findings.guard():
             key = object_key(self.manifest.subdir, reference.path)
-            with verified_file(self.storage, key, sha256=reference.sha256, size=reference.bytes, scratch=self._scratch):
+            with verified_file(storage, key, sha256=reference.sha256, size=reference.bytes, scratch=self._scratch):
                 self._seen(reference.bytes, 0)
 
     def check_file(self, file: DataFile) -> None:
@@ -159,8 +166,9 @@ def _check_layer(layer: _Reading, workers: int) -> None:
             yield partial(layer.check_file, file)
 
     own = (partial(layer.check_object, reference) for reference in own_objects(manifest))
+    parts = (partial(layer.check_part, reference) for reference in part_objects(manifest))
     commits = (partial(layer.check_commits, entry) for entry in manifest.databases)
-    _in_parallel(itertools.chain(own, commits, listed()), workers)
+    _in_parallel(itertools.chain(own, parts, commits, listed()), workers)
     if (count, size) != (manifest.totals.files, manifest.totals.file_bytes):
         layer.findings.fail(
             f"The list of {manifest.subdir} has {count} files of {size} bytes, and its manifest says"
@@ -170,7 +178,7 @@ def _check_layer(layer: _Reading, workers: int) -> None:
 
 
 def _total_bytes(manifest: Manifest) -> int:
-    return manifest.totals.file_bytes + sum(reference.bytes for reference in own_objects(manifest))
+    return manifest.totals.file_bytes + sum(reference.bytes for reference in (*own_objects(manifest), *part_objects(manifest)))
 
 
 def _compare_rows(layer: _Reading, rows: Counter[TableKey], changed: set[TableKey]) -> None:

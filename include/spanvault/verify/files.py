@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
 from spanvault.collection.chain import Layer, OpenLocation, no_locations
-from spanvault.collection.files import objects_of, own_objects, read_files
+from spanvault.collection.files import objects_of, own_objects, part_objects, read_files
 from spanvault.collection.lookup import find_subdir
 from spanvault.errors import Damaged
 from spanvault.model.manifest import Manifest, ObjectReference
@@ -56,12 +57,15 @@ def check_objects(storage: Storage, layers: Sequence[Layer], findings: Findings,
 
 def object_count(manifest: Manifest) -> int:
     """How many objects the manifest reaches."""
-    return manifest.totals.files + len(own_objects(manifest))
+    return manifest.totals.files + len(own_objects(manifest)) + len(manifest.parts)
 
 
 def _data_files(storage: Storage, manifest: Manifest) -> Iterator[ObjectReference]:
-    for file in read_files(storage, manifest.subdir, manifest.files):
-        yield ObjectReference(path=file.path, sha256=file.sha256, bytes=file.bytes)
+    listed = (
+        ObjectReference(path=file.path, sha256=file.sha256, bytes=file.bytes)
+        for file in read_files(storage, manifest.subdir, manifest.files)
+    )
+    return heapq.merge(part_objects(manifest), listed, key=lambda reference: reference.path)
 
 
 def _compare(
