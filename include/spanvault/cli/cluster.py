@@ -30,6 +30,23 @@ def preflight(cluster: ClusterOption = None, url: UrlOption = None, form: Format
 
 
 @app.command()
+def nodes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A cluster of clusters.yaml, as with --cluster.")] = None,
+    cluster: ClusterOption = None,
+    url: UrlOption = None,
+    form: FormatOption = Format.table,
+) -> None:
+    """Show the nodes of a cluster: which is the primary, how far behind each standby is, which cannot be reached."""
+    if name is not None and cluster is not None:
+        raise BadInput("Give the cluster's name once: cluster nodes NAME.")
+    with session() as context:
+        from spanvault.engine.nodes import node_table
+
+        result = node_table(needed_cluster(context, name or cluster, url, "cluster nodes"))
+    show(result, form)
+
+
+@app.command()
 def uninstall(
     cluster: ClusterOption = None,
     url: UrlOption = None,
