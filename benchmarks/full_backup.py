@@ -28,6 +28,8 @@ SERVER_SETTINGS = {"wal_level": "logical", "shared_buffers": "512MB", "max_wal_s
 DATABASE = "bench"
 DUMPS = {"pg_dump -Fd -j2 (gzip, its default)": "gzip", "pg_dump -Fd -j2 -Z1": "1"}
 OURS = "spanvault"
+ENCRYPTED = "spanvault, encrypted"
+_KEY = "encryption_passphrase = 'what only a benchmark may have here'"
 _OTHER_SESSIONS = "select from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
 DEFAULT_DUMP, FAST_DUMP = DUMPS
 
@@ -76,7 +78,7 @@ class Bench:
 
     def backups(self) -> None:
         """Back the database up with every tool, and print the comparison."""
-        tools: dict[str, Callable[[], Measurement]] = {OURS: self._backup}
+        tools: dict[str, Callable[[], Measurement]] = {OURS: self._backup, ENCRYPTED: self._backup_encrypted}
         tools |= {name: lambda name=name: self._dump(name) for name in DUMPS}  # type: ignore[misc]
         best = self._best(tools)
         sizes = {name: folder_bytes(self._place(name)) for name in tools}
@@ -86,15 +88,18 @@ class Bench:
         aim("as fast as pg_dump's default", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 3.0)
         aim("as fast as pg_dump -Z1", best[FAST_DUMP].seconds / best[OURS].seconds, 1.2)
         aim("bytes of pg_dump's default", sizes[OURS] / sizes[DEFAULT_DUMP], 0.7, at_most=True)
+        aim("times as long with encryption", best[ENCRYPTED].seconds / best[OURS].seconds, 1.05, at_most=True)
+        aim("times the CPU with encryption", best[ENCRYPTED].cpu / best[OURS].cpu, 1.05, at_most=True)
         aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
 
     def restores(self) -> None:
         """Restore each backup into a new database, and print the comparison."""
-        best = self._best({OURS: self._restore, DEFAULT_DUMP: self._restore_dump})
+        best = self._best({OURS: self._restore, ENCRYPTED: self._restore_encrypted, DEFAULT_DUMP: self._restore_dump})
         print("\nrestore")
         for name, measured in best.items():
             _print(name.replace("pg_dump -Fd", "pg_restore"), measured, best[OURS])
         aim("as fast as pg_restore", best[DEFAULT_DUMP].seconds / best[OURS].seconds, 1.0)
+        aim("times as long with encryption", best[ENCRYPTED].seconds / best[OURS].seconds, 1.05, at_most=True)
         aim("MiB in one process", best[OURS].peak_memory / 2**20, 512, at_most=True)
 
     def _best(self, tools: dict[str, Callable[[], Measurement]]) -> dict[str, Measurement]:
@@ -115,7 +120,7 @@ class Bench:
             time.sleep(0.5)
 
     def _place(self, name: str) -> Path:
-        return self._folder / "-".join(name.split()[:4]).rstrip("(")
+        return self._folder / "-".join(name.replace(",", "").split()[:4]).rstrip("(")
 
     def _dump(self, name: str) -> Measurement:
         place = self._place(name)
@@ -123,13 +128,19 @@ class Bench:
         command: list[str | Path] = [tool("pg_dump"), "-Fd", "-j2", f"-Z{DUMPS[name]}", "-f", place, self._server.url(DATABASE)]
         return run(command, self._server.pid, tool_environment())
 
-    def _backup(self) -> Measurement:
-        shutil.rmtree(self._place(OURS), ignore_errors=True)
-        return self._statement(f"BACKUP DATABASE {DATABASE} INTO 'file://{self._place(OURS)}' WITH protection = 'none'")
+    def _backup(self, place: str = OURS, options: str = "protection = 'none'") -> Measurement:
+        shutil.rmtree(self._place(place), ignore_errors=True)
+        return self._statement(f"BACKUP DATABASE {DATABASE} INTO 'file://{self._place(place)}' WITH {options}")
 
-    def _restore(self) -> Measurement:
-        place = f"file://{self._place(OURS)}"
-        return self._statement(f"RESTORE DATABASE {DATABASE} FROM LATEST IN '{place}' WITH new_db_name = 'restored'")
+    def _backup_encrypted(self) -> Measurement:
+        return self._backup(ENCRYPTED, f"protection = 'none', {_KEY}")
+
+    def _restore(self, place: str = OURS, options: str = "new_db_name = 'restored'") -> Measurement:
+        source = f"'file://{self._place(place)}'"
+        return self._statement(f"RESTORE DATABASE {DATABASE} FROM LATEST IN {source} WITH {options}")
+
+    def _restore_encrypted(self) -> Measurement:
+        return self._restore(ENCRYPTED, f"new_db_name = 'restored', {_KEY}")
 
     def _restore_dump(self) -> Measurement:
         with psycopg.connect(self._server.url(), autocommit=True) as connection:

@@ -126,13 +126,15 @@ class Keyring:
             chain, data_key = str(uuid.uuid4()), new_data_key()
             entries = entries_for(self.credentials, data_key, chain)
             draft = EncryptionDraft(chain=chain, number=0, created_at=self._clock(), keys=entries)
-            if not put_info(self._collection, subdir, sealed(draft, data_key)):
+            info = sealed(draft, data_key)
+            if not put_info(self._collection, subdir, info):
                 raise AlreadyExists(f"There is a backup {subdir} already.")
             if self._is_taken(subdir):
                 self._collection.delete(info_key(subdir, 0))  # before it makes a backup unreadable that has no need of it
                 raise AlreadyExists(f"There is a backup {subdir} already, and it is not encrypted.")
             self._forget(subdir)
-            return self.unlock(subdir)
+            self._open[subdir] = Unlocked(info, data_key)
+            return self._open[subdir]
 
     def require_plain(self, subdir: str) -> None:
         """Raise AlreadyExists if the chain has an encryption info by now, whatever was found earlier."""

@@ -6,13 +6,11 @@ import uuid
 
 from spanvault.backup.export import BatchSummary
 from spanvault.config.clusters import Cluster
-from spanvault.config.connections import ConnectionResolver
-from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.model.manifest import Manifest, Plan
-from spanvault.model.request import BackupRequest, EncryptionOptions
+from spanvault.model.request import BackupRequest
 
 
 def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, processes: bool = True) -> Manifest:
@@ -44,18 +42,5 @@ def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequ
         batch = plan.batches[index]
         context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
 
-    common = (context.settings, context.connections, context.encryption, cluster, request.into, plan)
-    in_processes(request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
-
-
-def _work(
-    settings: Settings,
-    connections: ConnectionResolver,
-    encryption: EncryptionOptions,
-    cluster: Cluster,
-    into: str,
-    plan: Plan,
-    index: int,
-) -> BatchSummary:
-    context = Context(settings=settings, connections=connections, encryption=encryption)
-    return export_batch(context, cluster, into, plan, index)
+    arguments = [(cluster, request.into, plan, batch.index) for batch in plan.batches]
+    in_processes(context, request.options.workers, export_batch, arguments, done)

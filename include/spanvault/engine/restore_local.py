@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from spanvault.config.clusters import Cluster
-from spanvault.config.connections import ConnectionResolver
-from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.restore_steps import (
     abandon_restore,
@@ -16,7 +14,7 @@ from spanvault.engine.restore_steps import (
 )
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.errors import SpanvaultError
-from spanvault.model.request import EncryptionOptions, RestoreRequest
+from spanvault.model.request import RestoreRequest
 from spanvault.model.result import Result
 from spanvault.restore.load import LoadSummary
 from spanvault.restore.plan import RestorePlan
@@ -74,19 +72,8 @@ def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) ->
         batch = plan.batches[index]
         context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
 
-    common = (context.settings, context.connections, context.encryption, cluster, plan.request)
-    in_processes(plan.request.options.workers, _work, [(*common, batch.index) for batch in plan.batches], done)
-
-
-def _work(
-    settings: Settings,
-    connections: ConnectionResolver,
-    encryption: EncryptionOptions,
-    cluster: Cluster,
-    request: RestoreRequest,
-    index: int,
-) -> LoadSummary:
-    return load_batch(Context(settings=settings, connections=connections, encryption=encryption), cluster, request, index)
+    arguments = [(cluster, plan.request, batch.index) for batch in plan.batches]
+    in_processes(context, plan.request.options.workers, load_batch, arguments, done)
 
 
 def _result(plan: RestorePlan, status: str, rows: int) -> Result:

@@ -14,25 +14,35 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
+from spanvault.config.connections import ConnectionResolver
+from spanvault.config.settings import Settings
+from spanvault.engine.context import Context
 from spanvault.errors import Retryable
+from spanvault.model.request import EncryptionOptions
 
 Summary = TypeVar("Summary")
+_contexts: list[Context] = []  # of a worker process: its one
 
 
 def in_processes(
-    workers: int, work: Callable[..., Summary], arguments: Sequence[tuple[Any, ...]], done: Callable[[int, Summary], None]
+    context: Context,
+    workers: int,
+    work: Callable[..., Summary],
+    arguments: Sequence[tuple[Any, ...]],
+    done: Callable[[int, Summary], None],
 ) -> None:
-    """Call `work` once with each of `arguments`, in up to `workers` processes; `done` hears each result with its index.
+    """Call `work` once with a context and each of `arguments`, in up to `workers` processes; `done` hears each result with
+    its index. A process has one context, with the settings, connections and keys of this one: opening an encrypted chain
+    costs a call to a key service, or a quarter of a second for a passphrase.
 
     The first failure stops what has not begun and is raised; Retryable when a process was killed. Processes end silently
     at Ctrl-C, whatever they do: every batch may be interrupted anywhere.
     """
     warm_up()
-    context = _prepared()
-    with ProcessPoolExecutor(
-        min(workers, len(arguments)), mp_context=context, initializer=_begin, initargs=(dict(os.environ),)
-    ) as pool:
-        futures = {pool.submit(work, *each): index for index, each in enumerate(arguments)}
+    template = _prepared()
+    common = (dict(os.environ), context.settings, context.connections, context.encryption)
+    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=template, initializer=_begin, initargs=common) as pool:
+        futures = {pool.submit(_call, work, *each): index for index, each in enumerate(arguments)}
         try:
             for future in as_completed(futures):
                 done(futures[future], future.result())
@@ -71,8 +81,15 @@ def _prepared() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def _begin(environment: dict[str, str]) -> None:
+def _begin(
+    environment: dict[str, str], settings: Settings, connections: ConnectionResolver, encryption: EncryptionOptions
+) -> None:
     # The template was made with the environment of its time.
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _contexts[:] = [Context(settings=settings, connections=connections, encryption=encryption)]
+
+
+def _call(work: Callable[..., Summary], *arguments: Any) -> Summary:
+    return work(_contexts[0], *arguments)
