@@ -42,7 +42,7 @@ def nodes(
     with session() as context:
         from spanvault.engine.nodes import node_table
 
-        result = node_table(needed_cluster(context, name or cluster, url, "cluster nodes"))
+        result = node_table(needed_cluster(context, name or cluster, url, "cluster nodes", as_named=True))
     show(result, form)
 
 

@@ -84,8 +84,8 @@ def _ask(question: str) -> SecretStr:
     return SecretStr(getpass.getpass(f"{question}: "))
 
 
-def chosen_cluster(context: Context, cluster: str | None, url: str | None) -> Cluster | None:
-    """The cluster that the options name; None if they name none.
+def chosen_cluster(context: Context, cluster: str | None, url: str | None, *, as_named: bool = False) -> Cluster | None:
+    """The cluster that the options name; None if they name none. With `as_named` no node is asked which is the primary.
 
     Raises BadInput for both options at once or a bad URL, NotFound for an unknown name.
     """
@@ -95,12 +95,14 @@ def chosen_cluster(context: Context, cluster: str | None, url: str | None) -> Cl
         raise BadInput("Give --cluster or --url, not both.")
     if url is not None:
         return cluster_from_url(url)
-    return None if cluster is None else context.cluster(cluster)
+    if cluster is None:
+        return None
+    return context.named_cluster(cluster) if as_named else context.cluster(cluster)
 
 
-def needed_cluster(context: Context, cluster: str | None, url: str | None, what: str) -> Cluster:
+def needed_cluster(context: Context, cluster: str | None, url: str | None, what: str, *, as_named: bool = False) -> Cluster:
     """The cluster that the options name. Raises BadInput if they name none; `what` needs it."""
-    chosen = chosen_cluster(context, cluster, url)
+    chosen = chosen_cluster(context, cluster, url, as_named=as_named)
     if chosen is None:
         raise BadInput(f"{what} needs a cluster: give --cluster NAME or --url postgresql://user@host:port/database.")
     return chosen

@@ -14,6 +14,7 @@ from spanvault.config.settings import Settings
 from spanvault.crypto.keyring import Credentials, Keyring
 from spanvault.crypto.kms import open_key
 from spanvault.crypto.storage import decrypted
+from spanvault.database.postgres.nodes import discover, with_primary
 from spanvault.errors import BadInput
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.clock import Clock, now
@@ -98,7 +99,13 @@ class Context:
         return Credentials(passphrase=self.encryption.passphrase, services=tuple(services))
 
     def cluster(self, name: str) -> Cluster:
-        """The cluster that a URL describes or that clusters.yaml names."""
+        """The cluster that a URL describes or that clusters.yaml names; of several nodes the one that is the primary now comes
+        first, whatever the file's order. Raises what `with_primary` raises."""
+        cluster = self.named_cluster(name)
+        return with_primary(cluster, discover(cluster))
+
+    def named_cluster(self, name: str) -> Cluster:
+        """The cluster as it is described, no node asked."""
         if "://" in name:
             return cluster_from_url(name)
         if self.settings.clusters_file is None:
