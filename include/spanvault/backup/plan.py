@@ -101,6 +101,15 @@ def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers
             size = 0
         groups[-1].append(span)
         size += span.estimated_bytes
+    return numbered([(group, ()) for group in groups], spans, names)
+
+
+def numbered(
+    groups: Iterable[tuple[Sequence[Span], tuple[str, ...]]], spans: Iterable[Span], names: dict[tuple[str, int], str]
+) -> tuple[Batch, ...]:
+    """Groups of spans with the nodes that may read them as batches in this order; `spans` are all of them in the tables'
+    order, for the labels."""
+    spans = list(spans)
     slices = Counter((span.database, span.table_oid) for span in spans)
     seen: Counter[tuple[str, int]] = Counter()
     places: dict[str, int] = {}
@@ -113,8 +122,9 @@ def batches_of(spans: Sequence[Span], names: dict[tuple[str, int], str], workers
             label=_label(group, names, slices, places),
             spans=tuple(group),
             estimated_bytes=sum(span.estimated_bytes for span in group),
+            nodes=nodes,
         )
-        for index, group in enumerate(groups)
+        for index, (group, nodes) in enumerate(groups)
     )
 
 
