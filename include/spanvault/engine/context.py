@@ -26,6 +26,7 @@ from spanvault.model.uri import StorageUri
 from spanvault.storage.base import Storage
 from spanvault.storage.limit import limited
 from spanvault.storage.registry import open_storage
+from spanvault.storage.spread import spread
 
 if TYPE_CHECKING:
     from spanvault.collection.chain import OpenLocation
@@ -78,11 +79,7 @@ class Context:
         """The storage that a place names, as it is: encrypted chains stay so. Of several URIs each object is at its own."""
         places = Places.parse(uri)
         default = self._opened(places.default)
-        if not places.others:
-            return default
-        from spanvault.storage.spread import spread
-
-        return spread(default, self.places(uri))
+        return spread(default, self.places(uri)) if places.others else default
 
     def places(self, uri: str) -> dict[str, Storage]:
         """The storages of the localities that a place names, each by itself, as it is."""

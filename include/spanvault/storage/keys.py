@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from spanvault.errors import BadInput
 
 RESERVED_PREFIX = ".spanvault-"
 DATA_FOLDER = "data"
+_PLACED = re.compile(r"/data/([^/]+)/[^/]+\Z|/BACKUP_PART_([A-Za-z0-9=_-]+)-[0-9a-f]{8}\.json\Z")
 MAX_KEY_BYTES = 900  # S3 allows 1,024, the collection's own path included.
 MAX_PART_BYTES = 200  # File systems allow 255.
 
@@ -44,6 +47,13 @@ def check_folder(prefix: str) -> str:
 def is_data(key: str) -> bool:
     """Whether the object is bulk data, which may lie in a slower storage class than the documents about it."""
     return DATA_FOLDER in key.split("/")[:-1]
+
+
+def place_of(key: str) -> str | None:
+    """The place (a locality's name in files) that the key names as a folder below `data` or in the name of a part's
+    description; None: the default. docs/format.md, Layout."""
+    match = _PLACED.search(key)
+    return (match[1] or match[2]) if match else None
 
 
 def _is_text(key: str) -> bool:
