@@ -7,17 +7,20 @@ form that belongs to it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from airflow.sdk import DAG, BaseOperator, CronDataIntervalTimetable, XComArg
 
 from spanvault_airflow import params
+from spanvault_airflow.fields import encryption_fields
 from spanvault_airflow.hooks.engine import project_settings
 from spanvault_airflow.keys import TEMPLATES as KEYS
 from spanvault_airflow.operators.advance_protection import AdvanceProtectionOperator
 from spanvault_airflow.operators.compact import CompactBackupsOperator
 from spanvault_airflow.operators.expire import ExpireBackupsOperator
+from spanvault_airflow.operators.pick_batches import PickBatchesOperator
 from spanvault_airflow.operators.plan import PlanBackupOperator
 from spanvault_airflow.operators.restore import (
     FinishRestoreOperator,
@@ -29,6 +32,7 @@ from spanvault_airflow.operators.seal import SealOperator
 from spanvault_airflow.operators.span_export import SpanExportOperator
 from spanvault_airflow.operators.validate import ValidateBackupOperator
 from spanvault_airflow.operators.write_manifest import WriteManifestOperator
+from spanvault_airflow.queues import WorkerQueue, worker_queues
 from spanvault_airflow.retries import RETRY_ARGS
 
 if TYPE_CHECKING:
@@ -40,7 +44,12 @@ of each row; or the same with every change."""
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PARALLEL_TASKS = 4
-"""Mapped tasks of one run that work at a time: each holds one connection to the cluster."""
+"""Mapped tasks of one run and queue that work at a time: each holds one connection to the cluster."""
+
+_RESTORES_FIRST: dict[str, Any] = {"priority_weight": 1000, "weight_rule": "absolute"}
+"""Somebody waits for a restore. A backup's tasks weigh one each and one for each that waits for them."""
+
+_AT = "{{ params.execution_locality }}"
 
 _RESTORE_OPTIONS = (
     "new_db_name", "into_db", "schema_only", "verify_backup_table_data", "verify_fingerprint", "grants", "strict",
@@ -56,9 +65,9 @@ def collection_uri(name: str) -> str:
 
 
 class _Clusters:
-    """What clusters.yaml says at parsing; the run reads it again."""
+    """What clusters.yaml says at parsing; the run reads it again. With `queue` every task is the work of its workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, queue: WorkerQueue | None = None) -> None:
         from spanvault.config.clusters import cluster_names, cluster_pool
 
         file = project_settings().clusters_file
@@ -67,6 +76,9 @@ class _Clusters:
         pool = cluster_pool(file, self.default) if file and self.names else None
         # A pool that does not exist would leave the tasks waiting for ever, so only a named one is used.
         self.task_args = {"pool": pool} if pool else {}
+        self.queues = worker_queues() if queue is None else []
+        if queue is not None:
+            self.task_args["queue"] = queue.name
 
 
 def backup_dag(
@@ -79,19 +91,31 @@ def backup_dag(
     kind: Kind = "full",
     tags: tuple[str, ...] = (),
     passphrase_from: str | None = None,
+    places: Sequence[str] | None = None,
+    queue: WorkerQueue | None = None,
 ) -> DAG:
-    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`; encrypted, and never otherwise, if
-    `passphrase_from` says where the passphrase is usually kept.
+    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`. With `passphrase_from`, which says
+    where the passphrase is usually kept, encrypted and never otherwise; an empty text: encrypted if the form says so.
 
     `schedule` is a cron expression in UTC, a timetable with data intervals, or None for manual runs only. Backfills of full
     backups are refused: a full backup reads the present, which must not be labelled with a past date. The other kinds read
     the change log, which knows the past.
+
+    `places` makes a chain locality-aware: the form asks for URIs of localities and an execution locality, and these are the
+    usual ones (none: the collection's alone). With `queue` all tasks run there, with its locality as the usual execution
+    locality; otherwise the queues of clusters.yaml export what their nodes have.
     """
-    clusters = _Clusters()
+    clusters = _Clusters(queue)
     into = collection_uri(collection)
     fields = (params.backup_fields if kind == "full" else params.chain_fields)(clusters.default, clusters.names, into)
+    common: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": {}}
     if passphrase_from is not None:
-        fields |= params.encryption_fields(passphrase_from)
+        fields |= encryption_fields(passphrase_from)
+        common["encryption"] = {**KEYS, "required": True} if passphrase_from else KEYS
+    if places is not None:
+        at = "" if queue is None else queue.locality
+        fields |= params.locality_fields("\n".join(places) or into, at, revision_history=kind == "revision_history")
+        common["execution_locality"] = _AT
     dag = _dag(
         dag_id,
         schedule=schedule,
@@ -103,42 +127,36 @@ def backup_dag(
         allowed_run_types=("scheduled", "manual") if kind == "full" else ("scheduled", "manual", "backfill"),
     )
     with dag:
-        _backup_tasks(kind, {} if passphrase_from is None else {**KEYS, "required": True})
+        _backup_tasks(kind, common, clusters.queues)
     return dag
 
 
-def _backup_tasks(kind: Kind, encryption: dict[str, Any]) -> None:
-    source: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": encryption}
+def _backup_tasks(kind: Kind, common: dict[str, Any], queues: Sequence[WorkerQueue]) -> None:
     chain = {} if kind == "full" else {"full_every": "{{ params.full_every }}"}
     plan = PlanBackupOperator(
         task_id="plan",
-        **source,
+        **common,
         **chain,
         append="" if kind == "full" else "LATEST",
         into="{{ params.into }}",
         scope="{{ params.scope }}",
         names="{{ params.names | join('\n') }}",
-        options=_backup_options(kind),
+        options=_backup_options(kind, queues, places="execution_locality" in common),
         doc_md="Protects the source's history from now on and decides on layers, spans and batches. Stored once, as a plan.",
     )
     handle = _pushed(plan, "plan")
-    export = SpanExportOperator.partial(
-        task_id="export",
-        **source,
-        plan=handle,
-        map_index_template="{{ task.batch['label'] }}",
-        max_active_tis_per_dagrun=PARALLEL_TASKS,
-        doc_md="Exports one batch of spans. Red: read its last line, clear it; finished spans are not exported again.",
-    ).expand(batch=plan.output)
+    exports = _exports(plan, handle, common, queues)
     seal = SealOperator(
         task_id="seal",
-        **source,
+        **common,
         plan=handle,
+        # Airflow skips an export task that has no batches.
+        trigger_rule="none_failed_min_one_success" if queues else "all_success",
         doc_md="Chooses the cut and writes the changes up to it. Red: clear it; it takes a new cut and keeps all spans.",
     )
     manifest = WriteManifestOperator(
         task_id="write_manifest",
-        **source,
+        **common,
         **chain,
         plan=handle,
         seal=cast("str", seal.output),
@@ -147,46 +165,85 @@ def _backup_tasks(kind: Kind, encryption: dict[str, Any]) -> None:
     layer = _pushed(manifest, "layer")
     validate = ValidateBackupOperator(
         task_id="validate",
+        **_without_cluster(common),
         collection="{{ params.into }}",
         subdir=cast("str", manifest.output),
         layer=layer,
         level="{{ params.validate }}",
-        encryption=encryption,
         doc_md="Checks what was committed. Red: do not rely on this backup; its history is kept on the source.",
     )
     advance = AdvanceProtectionOperator(
         task_id="advance_protection",
-        **source,
+        **common,
         plan=handle,
         layer=layer,
         doc_md="Lets the source forget the change log up to the backup's end. Red: the source keeps more log than needed.",
     )
-    export >> seal >> manifest >> validate >> advance
+    exports >> seal >> manifest >> validate >> advance
 
 
-def _backup_options(kind: Kind) -> dict[str, Any]:
+def _exports(plan: PlanBackupOperator, handle: Any, common: dict[str, Any], queues: Sequence[WorkerQueue]) -> list[Any]:
+    """The mapped tasks that export batches: one for each queue, and one for all else in Airflow's default queue."""
+    if not queues:
+        return [_export("export", handle, common).expand(batch=plan.output)]
+    exports = []
+    for queue in (None, *queues):
+        suffix, there = ("", {}) if queue is None else (f"_{queue.suffix}", {"queue": queue.name})
+        picked = PickBatchesOperator(
+            task_id=f"batches{suffix}",
+            **_without_cluster(common),
+            batches=cast("Any", plan.output),
+            queues=[one.name for one in queues],
+            pick="" if queue is None else queue.name,
+            doc_md="Picks the plan's batches whose nodes have workers in this queue. Red: clear it.",
+        )
+        exports.append(_export(f"export{suffix}", handle, common | there).expand(batch=picked.output))
+    return exports
+
+
+def _export(task_id: str, handle: Any, common: dict[str, Any]) -> Any:
+    return SpanExportOperator.partial(
+        task_id=task_id,
+        **common,
+        plan=handle,
+        map_index_template="{{ task.batch['label'] }}",
+        max_active_tis_per_dagrun=PARALLEL_TASKS,
+        doc_md="Exports one batch of spans. Red: read its last line, clear it; finished spans are not exported again.",
+    )
+
+
+def _without_cluster(common: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in common.items() if name != "cluster"}
+
+
+def _backup_options(kind: Kind, queues: Sequence[WorkerQueue], *, places: bool) -> dict[str, Any]:
     """BackupOptions as templates over the form."""
-    fields = ["fingerprint", "protection", "rate_limit"]
+    fields = ["fingerprint", "protection", "rate_limit", *(["strict"] if places else [])]
     if kind != "full":
         fields += ["incremental_location", "without_identity", "on_broken_chain"]
     options: dict[str, Any] = {name: f"{{{{ params.{name} }}}}" for name in fields}
-    return {**options, "revision_history": kind == "revision_history", "workers": PARALLEL_TASKS}
+    history = "{{ params.revision_history }}" if places else kind == "revision_history"
+    return {**options, "revision_history": history, "workers": PARALLEL_TASKS * (1 + len(queues))}
 
 
-def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str) -> DAG:
-    """A DAG, for manual runs, that restores a backup onto a cluster."""
-    clusters = _Clusters()
+def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str, queue: WorkerQueue | None = None) -> DAG:
+    """A DAG, for manual runs, that restores a backup onto a cluster, its tasks before those of backups. With `queue` all of
+    them run there, with its locality as the usual execution locality."""
+    clusters = _Clusters(queue)
+    fields = params.restore_fields(
+        clusters.default, clusters.names, collection_uri(collection), "" if queue is None else queue.locality
+    )
     dag = _dag(
         dag_id,
         schedule=None,
         description=description,
         doc_md=doc_md,
         tags=("restore",),
-        fields=params.restore_fields(clusters.default, clusters.names, collection_uri(collection)) | params.encryption_fields(),
-        task_args=clusters.task_args,
+        fields=fields | encryption_fields(),
+        task_args=clusters.task_args | _RESTORES_FIRST,
         max_active_runs=4,
     )
-    target: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": KEYS}
+    target: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": KEYS, "execution_locality": _AT}
     options = {name: f"{{{{ params.{name} }}}}" for name in _RESTORE_OPTIONS}
     with dag:
         plan = PlanRestoreOperator(
@@ -233,7 +290,7 @@ def validate_dag(dag_id: str, *, schedule: str | None, collection: str, descript
         description=description,
         doc_md=doc_md,
         tags=("validate",),
-        fields=params.validate_fields(collection_uri(collection)) | params.encryption_fields(),
+        fields=params.validate_fields(collection_uri(collection)) | encryption_fields(),
     )
     with dag:
         ValidateBackupOperator(
@@ -255,7 +312,7 @@ def expire_dag(dag_id: str, *, schedule: str | None, collection: str, descriptio
         description=description,
         doc_md=doc_md,
         tags=("retention",),
-        fields=params.expire_fields(collection_uri(collection)) | params.encryption_fields(),
+        fields=params.expire_fields(collection_uri(collection)) | encryption_fields(),
     )
     with dag:
         ExpireBackupsOperator(
@@ -278,7 +335,7 @@ def compact_dag(dag_id: str, *, schedule: str | None, collection: str, descripti
         description=description,
         doc_md=doc_md,
         tags=("compaction",),
-        fields=params.compact_fields(collection_uri(collection)) | params.encryption_fields(),
+        fields=params.compact_fields(collection_uri(collection)) | encryption_fields(),
     )
     with dag:
         CompactBackupsOperator(

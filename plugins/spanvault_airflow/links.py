@@ -28,9 +28,9 @@ class ManifestLink(BaseOperatorLink):
 def manifest_uri(into: str, subdir: str, number: int) -> str:
     """The URI of a layer's manifest, secrets redacted."""
     from spanvault.collection.layout import manifest_key
-    from spanvault.model.uri import StorageUri
+    from spanvault.model.places import Places
 
-    return StorageUri.parse(into).join(manifest_key(subdir, number)).redacted()
+    return Places.parse(into).default.join(manifest_key(subdir, number)).redacted()
 
 
 def browser_address(uri: str) -> str:

@@ -1,47 +1,33 @@
-"""The fields of the trigger forms. Nothing here takes a secret: Airflow stores and shows what is typed."""
+"""The trigger forms. Nothing here takes a secret: Airflow stores and shows what is typed."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from airflow.sdk import Param
 
 from spanvault.verify.result import BACKUP_LEVELS
-from spanvault_airflow.operators.compact import MODES
-from spanvault_airflow.targets import SCOPES
-
-# JSON schema regular expression, also run by the browser: a scheme, and no parameter whose value would be a secret.
-SAFE_URI: Final = (
-    r"^[a-z][a-z0-9-]*://(?!.*(SECRET|secret|TOKEN|token|PASSWORD|password|PASSPHRASE|passphrase|CREDENTIALS|ACCOUNT_KEY)"
-    r"[A-Za-z_]*=)[^@\s]*$"
+from spanvault_airflow.fields import (
+    CHAIN,
+    DURATION,
+    HOW,
+    SAFE_URI,
+    WHAT,
+    WHERE,
+    cluster,
+    collection,
+    execution_locality_field,
+    places,
+    subdir,
+    target_fields,
 )
-_SAFE_KEY: Final = SAFE_URI.replace("://", ":///", 1)
-_SUBDIR: Final = r"^(LATEST|/?\d{4}/\d{2}/\d{2}-\d{6}\.\d{2}/?)$"
-_DURATION: Final = r"^(none|([0-9]+(\.[0-9]+)?[dhms])+)$"
+from spanvault_airflow.operators.compact import MODES
 
-_REFERENCE: Final = r"^$|^connection:.+$|^variable:.+$|^env:[A-Za-z_][A-Za-z0-9_]*$"
-
-_WHERE, _WHAT, _HOW, _CHAIN, _KEYS = "Where", "What", "How", "Chain", "Keys"
-
-
-def collection(default: str, what: str) -> Param:
-    """A collection's URI."""
-    return Param(
-        default,
-        type="string",
-        pattern=SAFE_URI,
-        title="Collection",
-        description_md=(
-            f"{what} For example `s3://bucket/path?conn_id=my_s3`, `nodelocal://self/path` or `file:///path`. "
-            "No keys or passwords: `conn_id` names an Airflow Connection that holds them."
-        ),
-        section=_WHERE,
-    )
-
-
-def cluster(default: str, known: list[str], title: str, what: str) -> Param:
-    """A cluster of clusters.yaml."""
-    return Param(default, type="string", minLength=1, examples=known, title=title, description_md=what, section=_WHERE)
+_LEVEL_NAMES = {
+    "check_files": "check_files: every file is there and has its size",
+    "checksums": "checksums: every byte is what was written",
+    "schema_only": "schema_only: the schema restores into a scratch server",
+}
 
 
 def backup_fields(default_cluster: str, known_clusters: list[str], into: str) -> dict[str, Any]:
@@ -49,7 +35,7 @@ def backup_fields(default_cluster: str, known_clusters: list[str], into: str) ->
     return {
         "cluster": cluster(default_cluster, known_clusters, "Cluster", "The source, as named in `include/config/clusters.yaml`."),
         "into": collection(into, "Where the backup goes."),
-        **_target_fields("back up"),
+        **target_fields("back up"),
         "validate": Param(
             "check_files",
             type="string",
@@ -57,22 +43,22 @@ def backup_fields(default_cluster: str, known_clusters: list[str], into: str) ->
             values_display=_LEVEL_NAMES,
             title="Check afterwards",
             description="How the committed backup is validated before the source may forget its change log.",
-            section=_HOW,
+            section=HOW,
         ),
         "fingerprint": Param(
             False,
             type="boolean",
             title="Fingerprint",
             description="Let PostgreSQL compute a count and hash of every table at the cut: the proof that a restore is equal.",
-            section=_HOW,
+            section=HOW,
         ),
         "protection": Param(
             "4h",
             type="string",
-            pattern=_DURATION,
+            pattern=DURATION,
             title="Keep history for",
             description_md="How long the source keeps its change log for a backup on top of this one: `4h`, `7d` or `none`.",
-            section=_HOW,
+            section=HOW,
         ),
         "rate_limit": Param(
             0,
@@ -80,7 +66,7 @@ def backup_fields(default_cluster: str, known_clusters: list[str], into: str) ->
             minimum=0,
             title="Rate limit",
             description="Bytes a second over all tasks; 0 for none.",
-            section=_HOW,
+            section=HOW,
         ),
     }
 
@@ -92,27 +78,27 @@ def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> 
     fields["protection"] = Param(
         "7d",
         type="string",
-        pattern=_DURATION,
+        pattern=DURATION,
         title="Keep history for",
         description_md=(
             "How long after a run the source keeps its change log for the next one. Longer than the interval between runs, and "
             "than any time that Airflow may be down: what the source has forgotten is a gap, and the next run takes a full "
             "backup. `none` gives it up at once, so that every run is a full one."
         ),
-        section=_HOW,
+        section=HOW,
     )
     return {
         **fields,
         "full_every": Param(
             "7d",
             type="string",
-            pattern=_DURATION,
+            pattern=DURATION,
             title="Full backup every",
             description_md=(
                 "A run takes a full backup, and so begins a new chain, when the newest full is older than this. `none`: only "
                 "where there is no chain to add to."
             ),
-            section=_CHAIN,
+            section=CHAIN,
         ),
         "on_broken_chain": Param(
             "full",
@@ -121,7 +107,7 @@ def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> 
             values_display={"full": "full: take a full backup", "fail": "fail: change nothing, say why"},
             title="If the chain cannot go on",
             description="What a run does when the source's history has a gap: slot lost, server restored or promoted.",
-            section=_CHAIN,
+            section=CHAIN,
         ),
         "without_identity": Param(
             "full",
@@ -134,7 +120,7 @@ def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> 
             },
             title="Tables without a key",
             description="Tables whose changes the log cannot tell, because they have no usable replica identity.",
-            section=_CHAIN,
+            section=CHAIN,
         ),
         "incremental_location": Param(
             None,
@@ -145,16 +131,38 @@ def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> 
                 "Put the data files of incremental layers below this URI instead of into the collection; the manifests stay in "
                 "the collection. No keys or passwords."
             ),
-            section=_CHAIN,
+            section=CHAIN,
         ),
     }
 
 
-def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -> dict[str, Any]:
+def locality_fields(into: str, execution_locality: str, revision_history: bool) -> dict[str, Any]:
+    """What a locality-aware backup has beside the form of a chain."""
+    return {
+        "into": places(into, "Where the chain is, or will be: rows go to the URI of the locality of the node that read them."),
+        "strict": Param(
+            False,
+            type="boolean",
+            title="Strict",
+            description="Fail rather than write the rows of a node whose locality has no URI to the default one.",
+            section=WHERE,
+        ),
+        "execution_locality": execution_locality_field(execution_locality, "Only nodes there read tables."),
+        "revision_history": Param(
+            revision_history,
+            type="boolean",
+            title="Revision history",
+            description="Keep every committed change instead of the last one of each row.",
+            section=CHAIN,
+        ),
+    }
+
+
+def restore_fields(default_cluster: str, known_clusters: list[str], into: str, execution_locality: str = "") -> dict[str, Any]:
     """The form of a restore."""
     return {
-        "collection": collection(into, "Where the backup is."),
-        "subdir": _subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "collection": places(into, "Where the backup is."),
+        "subdir": subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
         "as_of": Param(
             None,
             type=["null", "string"],
@@ -163,7 +171,7 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -
                 "The time to restore to: `2026-11-22 10:00:00+00`, `-10m` (before the run began) or a log position; empty for "
                 "the newest. `spanvault collection restorable` lists what can be had."
             ),
-            section=_WHERE,
+            section=WHERE,
         ),
         "incremental_location": Param(
             None,
@@ -171,59 +179,60 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -
             pattern=SAFE_URI,
             title="Incremental location",
             description="Where the data files of the incremental layers are now, if they were moved.",
-            section=_WHERE,
+            section=WHERE,
         ),
         "cluster": cluster(
             default_cluster, known_clusters, "Target cluster", "Where to restore to; nothing there is overwritten."
         ),
-        **_target_fields("restore"),
+        "execution_locality": execution_locality_field(execution_locality, "The target's primary must be there, too."),
+        **target_fields("restore"),
         "new_db_name": Param(
             None,
             type=["null", "string"],
             title="New database name",
             description="For one database: restore it under this name, beside the original.",
-            section=_WHAT,
+            section=WHAT,
         ),
         "into_db": Param(
             None,
             type=["null", "string"],
             title="Into database",
             description="For tables and schemas: the existing database that receives them.",
-            section=_WHAT,
+            section=WHAT,
         ),
         "schema_only": Param(
-            False, type="boolean", title="Schema only", description="Create everything, load no rows.", section=_HOW
+            False, type="boolean", title="Schema only", description="Create everything, load no rows.", section=HOW
         ),
         "verify_backup_table_data": Param(
             False,
             type="boolean",
             title="Verify table data",
             description="With schema only: read and check all rows as well, without loading them.",
-            section=_HOW,
+            section=HOW,
         ),
         "verify_fingerprint": Param(
             False,
             type="boolean",
             title="Verify fingerprint",
             description="Compare restored tables with the fingerprint in the backup, if it was taken with one.",
-            section=_HOW,
+            section=HOW,
         ),
         "grants": Param(
-            False, type="boolean", title="Grants", description="Give same-named roles the privileges they had.", section=_HOW
+            False, type="boolean", title="Grants", description="Give same-named roles the privileges they had.", section=HOW
         ),
         "strict": Param(
             False,
             type="boolean",
             title="Strict",
             description="Refuse to take anything from another moment than the one asked for, such as sequences.",
-            section=_HOW,
+            section=HOW,
         ),
         "skip_unrestorable_tables": Param(
             False,
             type="boolean",
             title="Skip unrestorable tables",
             description="Leave out the tables that the backup has no rows of at that time, instead of refusing.",
-            section=_HOW,
+            section=HOW,
         ),
     }
 
@@ -231,8 +240,8 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str) -
 def validate_fields(into: str) -> dict[str, Any]:
     """The form of a validation."""
     return {
-        "collection": collection(into, "Where the backup is."),
-        "subdir": _subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "collection": places(into, "Where the backup is."),
+        "subdir": subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
         "level": Param(
             "checksums",
             type="string",
@@ -240,7 +249,7 @@ def validate_fields(into: str) -> dict[str, Any]:
             values_display=_LEVEL_NAMES,
             title="Level",
             description_md="More coverage takes more time; only a restore proves everything.",
-            section=_HOW,
+            section=HOW,
         ),
     }
 
@@ -248,7 +257,7 @@ def validate_fields(into: str) -> dict[str, Any]:
 def expire_fields(into: str) -> dict[str, Any]:
     """The form of an expiry."""
     return {
-        "collection": collection(into, "Whose old backups to delete."),
+        "collection": places(into, "Whose old backups to delete."),
         "keep_last": Param(
             7,
             type=["null", "integer"],
@@ -278,8 +287,8 @@ def expire_fields(into: str) -> dict[str, Any]:
 def compact_fields(into: str) -> dict[str, Any]:
     """The form of a compaction."""
     return {
-        "collection": collection(into, "Whose layers to merge."),
-        "subdir": _subdir("The chain's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "collection": places(into, "Whose layers to merge."),
+        "subdir": subdir("The chain's path as SHOW BACKUPS lists it, or `LATEST`."),
         "mode": Param(
             "incrementals",
             type="string",
@@ -290,7 +299,7 @@ def compact_fields(into: str) -> dict[str, Any]:
             },
             title="Merge",
             description="Which layers become one. The source is not asked, and the originals stay until they expire.",
-            section=_WHAT,
+            section=WHAT,
         ),
         "up_to": Param(
             None,
@@ -298,68 +307,6 @@ def compact_fields(into: str) -> dict[str, Any]:
             minimum=1,
             title="Up to layer",
             description="The number of the last layer that is merged, as SHOW BACKUP shows it; empty for the newest.",
-            section=_WHAT,
-        ),
-    }
-
-
-_LEVEL_NAMES = {
-    "check_files": "check_files: every file is there and has its size",
-    "checksums": "checksums: every byte is what was written",
-    "schema_only": "schema_only: the schema restores into a scratch server",
-}
-
-
-def encryption_fields(passphrase_from: str = "") -> dict[str, Any]:
-    """What opens encrypted backups: references only."""
-    return {
-        "passphrase_from": Param(
-            passphrase_from,
-            type="string",
-            pattern=_REFERENCE,
-            title="Passphrase from",
-            description_md=(
-                "Where the passphrase of an encrypted backup is kept: `connection:ID` (the Connection's password), "
-                "`variable:NAME` or `env:NAME`. Never the passphrase itself."
-            ),
-            section=_KEYS,
-        ),
-        "kms": Param(
-            [],
-            type="array",
-            items={"type": "string", "pattern": _SAFE_KEY},
-            title="Keys of key services",
-            description_md=(
-                "Instead of a passphrase, one URI per line: `aws:///alias/backups?REGION=eu-west-1&conn_id=my_aws`. Any one of "
-                "them restores. `conn_id` names an Airflow Connection with the credentials."
-            ),
-            section=_KEYS,
-        ),
-    }
-
-
-def _subdir(what: str) -> Param:
-    return Param("LATEST", type="string", pattern=_SUBDIR, title="Backup", description_md=what, section=_WHERE)
-
-
-def _target_fields(verb: str) -> dict[str, Any]:
-    return {
-        "scope": Param(
-            "cluster",
-            type="string",
-            enum=list(SCOPES),
-            title="Scope",
-            description=f"What to {verb}: everything, or what is named below.",
-            section=_WHAT,
-        ),
-        "names": Param(
-            [],
-            type="array",
-            items={"type": "string", "minLength": 1},
-            title="Names",
-            description_md=(
-                "One per line: `shop` (a database), `shop.public` (a schema), `shop.public.orders` or `shop.public.*` (tables)."
-            ),
-            section=_WHAT,
+            section=WHAT,
         ),
     }

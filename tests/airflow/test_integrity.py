@@ -16,7 +16,7 @@ from tests.kit.airflow import PROJECT, AirflowSite
 
 CHAIN_DAGS = ["encrypted_backup", "incremental_backup", "revision_history_backup"]
 BACKUP_DAGS = ["full_backup", *CHAIN_DAGS]
-BY_HAND = {"restore", "compact_backups"}
+BY_HAND = {"restore", "compact_backups", "locality_aware_backup"}
 DAGS = {*BACKUP_DAGS, "validate_backup", "expire_backups", *BY_HAND}
 BACKUP_CHAIN = ["plan", "export", "seal", "write_manifest", "validate", "advance_protection"]
 
@@ -76,11 +76,13 @@ def test_every_operator_documents_its_parameters(probe: dict[str, Any]) -> None:
             assert ".. seealso::" in task["class_doc"], task["operator"]
 
 
-@pytest.mark.parametrize("dag_id", BACKUP_DAGS)
+@pytest.mark.parametrize("dag_id", [*BACKUP_DAGS, "locality_aware_backup"])
 def test_backup_has_the_shape_of_the_design(probe: dict[str, Any], dag_id: str) -> None:
     tasks = probe["dags"][dag_id]["tasks"]
     for before, after in itertools.pairwise(BACKUP_CHAIN):
         assert before in tasks[after]["upstream"]
+    assert set(tasks) == set(BACKUP_CHAIN)
+    assert {task["queue"] for task in tasks.values()} == {"default"}, "nobody listens on a queue that nobody named"
     assert tasks["export"]["map_index_template"] == "{{ task.batch['label'] }}"
     assert tasks["write_manifest"]["links"] == ["Manifest"]
 
@@ -112,8 +114,12 @@ def test_plan_asks_for_what_the_dag_is_named_after(probe: dict[str, Any], dag_id
     assert plan["options"]["revision_history"] is (dag_id == "revision_history_backup")
     form = set(probe["dags"][dag_id]["params"])
     assert {"full_every", "on_broken_chain", "without_identity", "incremental_location"} <= form or dag_id == "full_backup"
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAGS))
+def test_every_field_is_read(probe: dict[str, Any], dag_id: str) -> None:
     asked = set(re.findall(r"params\.(\w+)", json.dumps(probe["dags"][dag_id]["tasks"])))
-    assert asked == form, "a field that nothing reads would be a promise that nobody keeps"
+    assert asked == set(probe["dags"][dag_id]["params"]), "a field that nothing reads would be a promise that nobody keeps"
 
 
 @pytest.mark.parametrize("dag_id", CHAIN_DAGS)

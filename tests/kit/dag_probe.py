@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 from airflow import plugins_manager
@@ -58,8 +59,14 @@ def describe(dag: Any) -> dict[str, Any]:
             name: {"value": param.value, "schema": param.schema, "description": param.description}
             for name, param in ((name, dag.params.get_param(name)) for name in dag.params)
         },
-        "tasks": {task.task_id: describe_task(task) for task in dag.tasks},
+        "tasks": {task.task_id: describe_task(task) | {"weight": weight(again, task.task_id)} for task in dag.tasks},
     }
+
+
+def weight(stored: Any, task_id: str) -> int:
+    """What the scheduler orders the task's instances by."""
+    task = stored.get_task(task_id)
+    return int(task.weight_rule.get_weight(SimpleNamespace(task=task)))
 
 
 def describe_task(task: Any) -> dict[str, Any]:
@@ -73,6 +80,7 @@ def describe_task(task: Any) -> dict[str, Any]:
         "trigger_rule": task.trigger_rule.value,
         "retries": task.retries,
         "pool": task.pool,
+        "queue": task.queue,
         "fields": templates(task),
         "links": [link.name for link in task.operator_extra_links],
         "map_index_template": getattr(task, "map_index_template", None),

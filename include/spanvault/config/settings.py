@@ -10,6 +10,7 @@ from pydantic import ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from spanvault.errors import BadInput, Refused
+from spanvault.model.locality import Locality
 from spanvault.model.uri import StorageUri
 
 
@@ -36,6 +37,13 @@ class Settings(BaseSettings):
             "below them is allowed too. None: anywhere. An s3 entry allows AWS's own endpoint, or the one in its "
             "AWS_ENDPOINT parameter; an azure-blob entry the storage account in its AZURE_ACCOUNT_NAME parameter, at Azure "
             "or at its AZURE_ENDPOINT. An endpoint and an account that come from a connection (conn_id) are always allowed."
+        ),
+    )
+    locality: str = Field(
+        default="",
+        description=(
+            "Where this worker is, tiers from wide to narrow (region=eu,zone=a). Tasks of a run with an execution locality fail "
+            "on a worker that does not match it; one that does not say where it is matches none."
         ),
     )
     collection_base: str = Field(
@@ -115,6 +123,14 @@ class Settings(BaseSettings):
             except BadInput as error:
                 raise ValueError(str(error)) from None
         return value
+
+    @field_validator("locality")
+    @classmethod
+    def _tiers(cls, value: str) -> str:
+        try:
+            return str(Locality.parse(value))
+        except BadInput as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("collection_base")
     @classmethod

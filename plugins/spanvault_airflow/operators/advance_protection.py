@@ -22,7 +22,7 @@ class AdvanceProtectionOperator(SpanvaultOperator):
     :param layer: what ``WriteManifestOperator`` pushed under ``layer``
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "layer", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "layer", "encryption", "execution_locality")
     template_fields_renderers = {"plan": "json", "layer": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#eadcf2"
 

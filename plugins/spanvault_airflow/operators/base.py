@@ -28,15 +28,18 @@ class SpanvaultOperator(BaseOperator):
     :param encryption: what opens encrypted backups and encrypts new ones, by reference and never as a secret:
         ``passphrase_from`` (``connection:ID``, ``variable:NAME`` or ``env:NAME``) or ``kms`` (URIs of keys, one per element
         or line, with ``?conn_id=``); with ``required`` a run that is given neither fails
+    :param execution_locality: tiers such as ``region=eu``: the task fails on a worker that is not there, as the worker's
+        SPANVAULT_LOCALITY says; empty for any worker
     """
 
     ui_fgcolor = "#16302b"
-    template_fields: Sequence[str] = ("encryption",)
+    template_fields: Sequence[str] = ("encryption", "execution_locality")
     _in_step = False
 
-    def __init__(self, *, encryption: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, encryption: Mapping[str, Any] | None = None, execution_locality: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.encryption = dict(encryption or {})
+        self.execution_locality = execution_locality
 
     def step(self, context: Context) -> Any:
         """The work; what it returns goes to XCom: ids and URIs only."""
@@ -45,6 +48,7 @@ class SpanvaultOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Run the step."""
         with translated_errors():
+            require_worker_in(self.execution_locality)
             self._in_step = True
             try:
                 return self.step(context)
@@ -73,20 +77,22 @@ class SpanvaultOperator(BaseOperator):
 
     @staticmethod
     def collection_uri(uri: str) -> str:
-        """The URI, known to hold no secret. Raises BadInput."""
+        """The URI, or several, one a line, known to hold no secret. Raises BadInput."""
         from spanvault_airflow.hooks.collection import CollectionHook
 
         return CollectionHook(uri).checked_uri()
 
     @staticmethod
     def stored_plan(engine: EngineContext, plan: PlanHandle) -> Plan:
-        """The plan's document. Raises NotFound when it is gone: then somebody deleted from the collection."""
+        """The plan's document. Raises NotFound when it is gone: then somebody deleted from the collection; Refused on a worker
+        that the plan's execution locality leaves out."""
         from spanvault.collection.plans import read_plan
         from spanvault.errors import NotFound
 
         stored = read_plan(engine.storage(plan["into"]), plan["subdir"], plan["number"], plan["run_key"])
         if stored is None:
             raise NotFound(f"The plan of the backup {plan['subdir']} is no longer in {plan['into']}; trigger a new run.")
+        require_worker_in(stored.request.options.execution_locality)
         return stored
 
     @staticmethod
@@ -105,6 +111,21 @@ class SpanvaultOperator(BaseOperator):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise BadInput(f"The option {'.'.join(map(str, first['loc']))} cannot be used: {first['msg']}.") from None
+
+
+def require_worker_in(execution_locality: str | None) -> None:
+    """Raise Refused unless this worker is where the run may be worked on; everywhere, if that is not restricted."""
+    from spanvault.errors import Refused
+    from spanvault.model.locality import Locality
+    from spanvault_airflow.hooks.engine import project_settings
+
+    asked = Locality.parse(str(execution_locality or "").strip())
+    here = project_settings().locality
+    if not asked.matches(Locality.parse(here)):
+        raise Refused(
+            f"EXECUTION LOCALITY = '{asked}' does not match this worker, whose SPANVAULT_LOCALITY is {here or 'not set'}; "
+            f"send the run's tasks to a queue of workers in {asked}."
+        )
 
 
 def run_key(context: Context) -> str:

@@ -28,7 +28,7 @@ class CompactBackupsOperator(SpanvaultOperator):
     :param up_to: the number of the last layer that is merged; empty for the newest
     """
 
-    template_fields: Sequence[str] = ("collection", "subdir", "mode", "up_to", "encryption")
+    template_fields: Sequence[str] = ("collection", "subdir", "mode", "up_to", "encryption", "execution_locality")
     ui_color = "#e3e3f7"
 
     def __init__(

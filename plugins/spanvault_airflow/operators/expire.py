@@ -24,7 +24,7 @@ class ExpireBackupsOperator(SpanvaultOperator):
     :param delete: delete them; otherwise only say which
     """
 
-    template_fields: Sequence[str] = ("collection", "keep_last", "window", "delete", "encryption")
+    template_fields: Sequence[str] = ("collection", "keep_last", "window", "delete", "encryption", "execution_locality")
     ui_color = "#f3d1d1"
 
     def __init__(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from spanvault_airflow.operators.base import SpanvaultOperator, due, run_key
+from spanvault_airflow.operators.base import SpanvaultOperator, due, require_worker_in, run_key
 from spanvault_airflow.operators.scheduled import plan_for_schedule
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from spanvault.config.clusters import Cluster
     from spanvault.model.manifest import Plan
     from spanvault.model.request import BackupRequest
     from spanvault.model.span import Batch
@@ -21,10 +22,12 @@ NO_BATCH = -1
 
 
 class BatchHandle(TypedDict):
-    """What a mapped task is told: the batch's number in the plan, and a label for people."""
+    """What a mapped task is told: the batch's number in the plan, and a label for people; `queue` is that of the workers in
+    the locality of the batch's node, where clusters.yaml gives it one."""
 
     index: int
     label: str
+    queue: NotRequired[str]
 
 
 def batch_handles(batches: Iterable[Batch | LoadBatch]) -> list[BatchHandle]:
@@ -32,6 +35,22 @@ def batch_handles(batches: Iterable[Batch | LoadBatch]) -> list[BatchHandle]:
     task, and with it everything that follows."""
     handles = [BatchHandle(index=batch.index, label=batch.label) for batch in batches]
     return handles or [BatchHandle(index=NO_BATCH, label="nothing to do")]
+
+
+def queued_handles(batches: Iterable[Batch], cluster: Cluster) -> list[BatchHandle]:
+    """As `batch_handles`, each with its queue."""
+    queues = {batch.index: queue for batch in batches if (queue := _queue_of(batch, cluster)) is not None}
+    handles = batch_handles(batches)
+    for handle in handles:
+        if handle["index"] in queues:
+            handle["queue"] = queues[handle["index"]]
+    return handles
+
+
+def _queue_of(batch: Batch, cluster: Cluster) -> str | None:
+    """The queue of the node that was chosen for the batch."""
+    chosen = cluster.endpoint(batch.nodes[0]) if batch.nodes else None
+    return cluster.queue_of((chosen or cluster.primary).locality)
 
 
 class PlanHandle(TypedDict):
@@ -64,7 +83,7 @@ class PlanBackupOperator(SpanvaultOperator):
     to a chain: up to the end of its data interval, or up to now if it was triggered by hand. It is skipped, with all
     tasks after it, when that is covered already; it takes a full where the collection has no chain to add to.
 
-    Returns the batches (index and label) for mapping `SpanExportOperator`; pushes the plan's place under the key `plan`.
+    Returns the batches (index, label, queue) for mapping `SpanExportOperator`; pushes the plan's place under the key `plan`.
 
     .. seealso:: docs/airflow.md
 
@@ -77,7 +96,17 @@ class PlanBackupOperator(SpanvaultOperator):
     :param full_every: with `append`: how old the newest full may be before a run takes a new one, ``7d``, or ``none``
     """
 
-    template_fields: Sequence[str] = ("cluster", "into", "scope", "names", "options", "append", "full_every", "encryption")
+    template_fields: Sequence[str] = (
+        "cluster",
+        "into",
+        "scope",
+        "names",
+        "options",
+        "append",
+        "full_every",
+        "encryption",
+        "execution_locality",
+    )
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 
@@ -115,7 +144,7 @@ class PlanBackupOperator(SpanvaultOperator):
             "%s backup %s, layer %s: %s batches into %s", plan.kind, plan.subdir, plan.number, len(plan.batches), request.into
         )
         context["ti"].xcom_push("plan", plan_handle(request.into, plan))
-        return batch_handles(plan.batches)
+        return queued_handles(plan.batches, cluster)
 
     def request(self) -> BackupRequest:
         """The request that the rendered fields describe. Raises BadInput."""
@@ -123,7 +152,8 @@ class PlanBackupOperator(SpanvaultOperator):
         from spanvault_airflow.targets import target_of
 
         into = self.collection_uri(self.into)
-        options = self.options_of(BackupOptions, self.options)
+        options = self.options_of(BackupOptions, {"execution_locality": self.execution_locality, **self.options})
+        require_worker_in(options.execution_locality)
         if options.incremental_location is not None:
             self.collection_uri(options.incremental_location)
         return BackupRequest(target=target_of(self.scope, self.names), append=self.append or None, into=into, options=options)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from spanvault_airflow.operators.base import SpanvaultOperator, due
+from spanvault_airflow.operators.base import SpanvaultOperator, due, require_worker_in
 from spanvault_airflow.operators.plan import NO_BATCH, BatchHandle, batch_handles
 
 if TYPE_CHECKING:
@@ -37,7 +37,17 @@ class PlanRestoreOperator(SpanvaultOperator):
     :param options: RestoreOptions by name, for example ``{"new_db_name": "shop_restored"}``
     """
 
-    template_fields: Sequence[str] = ("cluster", "collection", "subdir", "scope", "names", "as_of", "options", "encryption")
+    template_fields: Sequence[str] = (
+        "cluster",
+        "collection",
+        "subdir",
+        "scope",
+        "names",
+        "as_of",
+        "options",
+        "encryption",
+        "execution_locality",
+    )
     template_fields_renderers = {"options": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#cfe8e0"
 
@@ -76,7 +86,8 @@ class PlanRestoreOperator(SpanvaultOperator):
         from spanvault_airflow.moments import moment_of
         from spanvault_airflow.targets import target_of
 
-        options = self.options_of(RestoreOptions, self.options)
+        options = self.options_of(RestoreOptions, {"execution_locality": self.execution_locality, **self.options})
+        require_worker_in(options.execution_locality)
         if options.incremental_location is not None:
             self.collection_uri(options.incremental_location)
         return RestoreRequest(
@@ -91,7 +102,7 @@ class PlanRestoreOperator(SpanvaultOperator):
 class _RestoreStepOperator(SpanvaultOperator):
     """A task that works on what `PlanRestoreOperator` pushed."""
 
-    template_fields: Sequence[str] = ("cluster", "plan", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "encryption", "execution_locality")
     template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
 
     def __init__(self, *, cluster: str, plan: RestoreHandle, **kwargs: Any) -> None:
@@ -100,10 +111,12 @@ class _RestoreStepOperator(SpanvaultOperator):
         self.plan = plan
 
     def request(self) -> RestoreRequest:
-        """The request that the plan fixed."""
+        """The request that the plan fixed. Raises Refused on a worker that its execution locality leaves out."""
         from spanvault.model.request import RestoreRequest
 
-        return RestoreRequest.model_validate_json(self.plan["request"])
+        request = RestoreRequest.model_validate_json(self.plan["request"])
+        require_worker_in(request.options.execution_locality)
+        return request
 
 
 class RestoreSchemaOperator(_RestoreStepOperator):
@@ -134,7 +147,7 @@ class LoadBatchOperator(_RestoreStepOperator):
     :param batch: the batch: an element of what ``PlanRestoreOperator`` returned
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "batch", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "batch", "encryption", "execution_locality")
     ui_color = "#d9e8f5"
 
     def __init__(self, *, batch: BatchHandle, **kwargs: Any) -> None:

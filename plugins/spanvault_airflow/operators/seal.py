@@ -29,7 +29,7 @@ class SealOperator(SpanvaultOperator):
     :param plan: what ``PlanBackupOperator`` pushed under ``plan``
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "encryption", "execution_locality")
     template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#f5e9cf"
 

@@ -25,7 +25,7 @@ class SpanExportOperator(SpanvaultOperator):
     :param batch: the batch: an element of what ``PlanBackupOperator`` returned
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "batch", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "batch", "encryption", "execution_locality")
     template_fields_renderers = {"plan": "json", "batch": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#d9e8f5"
 

@@ -25,7 +25,7 @@ class ValidateBackupOperator(SpanvaultOperator):
     :param layer: check only these layers: what ``WriteManifestOperator`` pushed under ``layer``; None for the whole backup
     """
 
-    template_fields: Sequence[str] = ("collection", "subdir", "level", "layer", "encryption")
+    template_fields: Sequence[str] = ("collection", "subdir", "level", "layer", "encryption", "execution_locality")
     template_fields_renderers = {"layer": "json"}  # noqa: RUF012 - as Airflow declares it
     ui_color = "#fbe3d6"
 

@@ -37,7 +37,7 @@ class WriteManifestOperator(SpanvaultOperator):
     :param full_every: as of ``PlanBackupOperator``
     """
 
-    template_fields: Sequence[str] = ("cluster", "plan", "seal", "full_every", "encryption")
+    template_fields: Sequence[str] = ("cluster", "plan", "seal", "full_every", "encryption", "execution_locality")
     template_fields_renderers = {"plan": "json"}  # noqa: RUF012 - as Airflow declares it
     operator_extra_links = (ManifestLink(),)
     ui_color = "#d5f0c9"

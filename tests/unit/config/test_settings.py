@@ -56,6 +56,7 @@ def test_paths_do_not_follow_the_working_folder(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
+        ("LOCALITY", "eu", "SPANVAULT_LOCALITY cannot be used: Locality 'eu': tier must be in the form"),
         ("STORAGE_ATTEMPTS", "0", "SPANVAULT_STORAGE_ATTEMPTS cannot be used: "),
         ("STORAGE_READ_TIMEOUT", "soon", "SPANVAULT_STORAGE_READ_TIMEOUT cannot be used: "),
         ("STORAGE_UPLOAD_MEMORY", "1MiB", "SPANVAULT_STORAGE_UPLOAD_MEMORY cannot be used: "),
