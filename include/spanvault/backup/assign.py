@@ -64,8 +64,8 @@ def usable_nodes(
     primary = next((state for state in states if state.role == "primary"), None)
     if strict_places is not None and primary is not None and strict_places.choose(primary.locality) is None:
         raise Refused(
-            f"With strict, the primary {primary.name} ({str(primary.locality) or 'no locality'}) needs a URI for its locality, for it"
-            " writes the change log; add one with COCKROACH_LOCALITY, or leave out strict."
+            f"With strict, the primary {primary.name} ({str(primary.locality) or 'no locality'}) needs a URI for its locality,"
+            " for it writes the change log; add one with COCKROACH_LOCALITY, or leave out strict."
         )
     wanted = Locality.parse(execution_locality)
     there = [state for state in states if wanted.matches(state.locality)]

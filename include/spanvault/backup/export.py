@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from spanvault.backup.context import Run
+from spanvault.backup.span_session import SpanSession, open_node
 from spanvault.collection.layout import data_path, object_key
 from spanvault.collection.receipts import put_receipt, read_receipts
+from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import read_tables
-from spanvault.database.postgres.connect import connection_parameters
-from spanvault.database.postgres.copy_out import CopySession, WrittenFile, export_query
+from spanvault.database.postgres.copy_out import WrittenFile, export_query
 from spanvault.database.postgres.quoting import literal, qualified, quote
-from spanvault.database.postgres.server import TIMELINE
-from spanvault.errors import Busy, NotFound, Retryable
+from spanvault.errors import BadInput, NotFound, Retryable
 from spanvault.model.base import Value
 from spanvault.model.checkpoints import Reached, pass_by
 from spanvault.model.cut import Lsn
@@ -23,8 +24,10 @@ from spanvault.model.span import Span
 from spanvault.model.uri import DEFAULT_LOCALITY
 
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
-_FLUSH_WAIT_SECONDS = 30.0
 _SPAN_TRIES = 5
+# A batch is tried on so many nodes; the last one, which has no other behind it, is waited for longer.
+_MAX_NODES = 4
+_LAST_NODES_PATIENCE = 10
 
 
 class BatchSummary(Value):
@@ -38,66 +41,96 @@ class BatchSummary(Value):
 
 
 def export_batch(run: Run, index: int) -> BatchSummary:
-    """Export the batch's spans that have no receipt yet.
+    """Export the batch's spans that have no receipt yet, on the node that the plan chose, or on the next one that works.
 
     Safe to repeat and to run twice at once: data files have unique names and a span's first receipt wins. Raises
-    Retryable for lost connections and locks.
+    Retryable for lost connections and locks, Refused after a promotion.
     """
     batch = run.plan.batches[index]
     done = read_receipts(run.storage, run.plan.subdir, run.plan.number)
-    missing = [span for span in batch.spans if span.id not in done]
-    rows = size = 0
-    by_name = {entry.database.name: entry for entry in run.plan.databases}
-    for database in dict.fromkeys(span.database for span in missing):
-        parameters = connection_parameters(run.cluster.primary, database, "export")
-        with CopySession(parameters) as session:
-            for span in (span for span in missing if span.database == database):
-                run.reached("export.before_span")
-                receipt = _export_span(run, session, by_name[database], span)
-                rows += receipt.file.rows if receipt else 0
-                size += receipt.file.bytes if receipt else 0
-                run.progress.advance(rows=receipt.file.rows if receipt else 0, bytes_=span.estimated_bytes, units=1)
-    return BatchSummary(index=index, spans=len(missing), skipped=len(batch.spans) - len(missing), rows=rows, bytes=size)
+    work = _Work([span for span in batch.spans if span.id not in done])
+    count = len(work.missing)
+    *others, last = _endpoints(run, batch.nodes)
+    for endpoint in others:
+        try:
+            work.export_on(run, endpoint, run.wait_seconds)
+        except (Retryable, BadInput) as error:
+            run.progress.note(f"{error} Node {endpoint.node} hands {len(work.missing)} spans on to the next one.")
+    work.export_on(run, last, run.wait_seconds * _LAST_NODES_PATIENCE)
+    return BatchSummary(index=index, spans=count, skipped=len(batch.spans) - count, rows=work.rows, bytes=work.bytes)
 
 
-def _export_span(run: Run, session: CopySession, planned: PlannedDatabase, span: Span) -> Receipt | None:
+def _endpoints(run: Run, nodes: Sequence[str]) -> list[Endpoint]:
+    """The nodes that a batch is tried on: the first of those that the plan names, and the last, which is the primary if it
+    may read."""
+    if not nodes:
+        return [run.cluster.primary]
+    found = [endpoint for endpoint in map(run.cluster.endpoint, nodes) if endpoint is not None]
+    if not found:
+        raise NotFound(f"Cluster {run.cluster.name!r} has none of the nodes {', '.join(nodes)} any more, which were to be read.")
+    return found if len(found) <= _MAX_NODES else [*found[: _MAX_NODES - 1], found[-1]]
+
+
+@dataclass
+class _Work:
+    """The spans of a batch that are still to be read, and what those that were came to."""
+
+    missing: list[Span]
+    rows: int = 0
+    bytes: int = 0
+
+    def export_on(self, run: Run, endpoint: Endpoint, patience: float) -> None:
+        by_name = {entry.database.name: entry for entry in run.plan.databases}
+        for database in dict.fromkeys(span.database for span in self.missing):
+            with open_node(run, endpoint, by_name[database], patience) as node:
+                for span in [span for span in self.missing if span.database == database]:
+                    run.reached("export.before_span")
+                    with node.turn():
+                        receipt = _export_span(run, node, by_name[database], span)
+                    self.missing.remove(span)
+                    self.rows += receipt.file.rows if receipt else 0
+                    self.bytes += receipt.file.bytes if receipt else 0
+                    run.progress.advance(rows=receipt.file.rows if receipt else 0, bytes_=span.estimated_bytes, units=1)
+
+
+def _export_span(run: Run, node: SpanSession, planned: PlannedDatabase, span: Span) -> Receipt | None:
     """Read one span and leave its receipt; None when its table is gone or has another shape (the seal deals with it)."""
     table = planned.database.table(span.table_oid)
     if table is None:
         return None
     for left in reversed(range(_SPAN_TRIES)):
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        node.copy.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
-            return _read_span(run, session, table, span)
+            return _read_span(run, node, table, span)
         except (SnapshotTooOld, NotFound):
             # Rewritten, renamed or dropped between snapshot and lock: a new snapshot sees how it is now.
-            session.execute("ROLLBACK")
+            node.copy.execute("ROLLBACK")
             if not left:
                 raise
     return None
 
 
-def _read_span(run: Run, session: CopySession, table: Table, span: Span) -> Receipt | None:
+def _read_span(run: Run, node: SpanSession, table: Table, span: Span) -> Receipt | None:
+    session = node.copy
     live = lock_and_check(session, table, run.reached)
     if live is None or live.fingerprint() != table.fingerprint():
         session.execute("ROLLBACK")
         return None
-    path = data_path(run.plan.number)
+    path = data_path(run.plan.number, node.tier)
     query = select_slice(live, span.first_page, span.end_page)
-    written = export_query(session, query, table, run.data, object_key(run.plan.subdir, path))
+    written = export_query(session, query, table, node.data, object_key(run.plan.subdir, path))
     run.reached("export.after_data")
-    seen = Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_insert_lsn()::text"))
-    timeline = int(value(session, TIMELINE))
+    seen, timeline = node.seen()
     session.execute("COMMIT")
-    _wait_until_flushed(session, seen)
+    node.settle(seen)
     receipt = Receipt(
         span=span.id,
-        file=data_file(path, written, span.database, table, role="base", span=span.id),
+        file=data_file(path, written, span.database, table, role="base", span=span.id, tier=node.tier),
         filenode=live.filenode,
         table_fingerprint=live.fingerprint(),
         seen_lsn=seen,
         timeline=timeline,
-        node=run.cluster.primary.node,
+        node=node.endpoint.node,
         written_at=run.clock(),
     )
     winner = put_receipt(run.storage, run.plan.subdir, run.plan.number, receipt)
@@ -156,12 +189,6 @@ def reads_live_table(session: Session, table: Table, name: str) -> bool:
     return row is not None and row[0] == row[1] and row[2] == table.oid and row[3]
 
 
-def value(session: CopySession, query: str) -> Any:
-    """The single value of a query that always gives a row."""
-    row = session.fetch_row(query)
-    return row[0] if row else None
-
-
 class SnapshotTooOld(Retryable):
     """A table was rewritten between a snapshot and its lock: the snapshot would read it as empty."""
 
@@ -176,28 +203,6 @@ def select_slice(table: Table, first_page: int = 0, end_page: int | None = None)
     if end_page is not None:
         limits.append(f"ctid < '({end_page},0)'")
     return query + (" WHERE " + " AND ".join(limits) if limits else "")
-
-
-def _wait_until_flushed(session: CopySession, seen: Lsn) -> None:
-    """Asynchronous commits are visible before they are durable: a receipt may only vouch for what a crash keeps.
-
-    Committing anything synchronously flushes the log up to there, long before the server's log writer would.
-    """
-    if _flushed(session) >= seen:
-        return
-    session.execute("BEGIN")
-    session.execute("SET LOCAL synchronous_commit = 'local'")
-    session.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'spanvault', 'flush')")
-    session.execute("COMMIT")
-    deadline = time.monotonic() + _FLUSH_WAIT_SECONDS
-    while _flushed(session) < seen:
-        if time.monotonic() > deadline:
-            raise Busy(f"The source's log was not flushed up to {seen} within {_FLUSH_WAIT_SECONDS:g} s.")
-        time.sleep(0.02)
-
-
-def _flushed(session: CopySession) -> Lsn:
-    return Lsn.parse(value(session, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text"))
 
 
 def data_file(
