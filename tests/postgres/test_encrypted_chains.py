@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
+from spanvault.config.settings import Settings
 from spanvault.crypto.stream import MAGIC
+from spanvault.embedded.ports import LOOPBACK, free_ports
 from spanvault.engine.alter import alter_backup
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
 from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, sweep, validate_backup
 from spanvault.engine.restore_local import run_restore
-from spanvault.errors import Damaged, KeyMismatch
+from spanvault.errors import Damaged, KeyMismatch, Retryable
 from spanvault.model.manifest import Manifest
 from spanvault.model.request import AlterBackupRequest, BackupRequest, EncryptionOptions, RestoreOptions, RestoreRequest
 from spanvault.model.target import DatabaseTarget
@@ -213,3 +215,17 @@ def test_an_objects_bytes_or_place_cannot_be_changed(backup: EncryptedBackup) ->
     path.write_bytes(flipped)
     with pytest.raises(Damaged, match=r"chain/000000\.json"):
         backup.rows(manifest, "t")
+
+
+def test_a_key_service_that_fails_leaves_nothing_behind(backup: EncryptedBackup) -> None:
+    """It is asked before the source is protected and the collection begun."""
+    (port,) = free_ports(1)
+    keys = f"AWS_ACCESS_KEY_ID=a&AWS_SECRET_ACCESS_KEY=b&AWS_ENDPOINT=http%3A%2F%2F{LOOPBACK}%3A{port}"
+    uri = f"aws:///11111111-2222-3333-4444-555555555555?AUTH=specified&REGION=us-east-1&{keys}"
+    request = backup.request.model_copy(update={"encryption": EncryptionOptions(kms=(SecretStr(uri),))})
+    context = replace(backup.without_key, settings=Settings(storage_attempts=1, storage_connect_timeout=2))
+    with pytest.raises(Retryable):
+        run_backup(context, backup.database.cluster, request, processes=False)
+    slots = "select count(*) from pg_replication_slots where database = current_database()"
+    assert backup.database.execute(slots) == [(0,)]
+    assert files(backup.folder) == []

@@ -41,6 +41,15 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class NewKey:
+    """The data key of a chain that is still to be made, wrapped."""
+
+    chain: str
+    data_key: bytes = field(repr=False)
+    entries: tuple[PassphraseKey | KmsKey, ...]
+
+
+@dataclass(frozen=True)
 class Unlocked:
     """A chain's encryption info and its data key."""
 
@@ -63,6 +72,7 @@ class Keyring:
         self._infos: dict[str, EncryptionInfo | None] = {}
         self._encrypted: dict[str, bool] = {}
         self._open: dict[str, Unlocked] = {}
+        self._new: NewKey | None = None
         self._lock = threading.RLock()
 
     @property
@@ -113,6 +123,14 @@ class Keyring:
         if unlocked is not None:
             _check_services(subdir, unlocked.info, self.credentials.services)
 
+    def prepare(self) -> None:
+        """Make the data key of the next chain that begins, which contacts the key services: before anything is done that
+        a failure would leave behind. Nothing where nothing is given to protect it with. Raises what key services raise."""
+        with self._lock:
+            if self.credentials.given and self._new is None:
+                chain, data_key = str(uuid.uuid4()), new_data_key()
+                self._new = NewKey(chain, data_key, entries_for(self.credentials, data_key, chain))
+
     def begin(self, subdir: str) -> Unlocked | None:
         """The data key of a chain that begins now, made and stored; None if nothing is given to protect it with.
 
@@ -121,19 +139,19 @@ class Keyring:
         """
         with self._lock:
             self.require_plain(subdir)
-            if not self.credentials.given:
+            self.prepare()
+            if self._new is None:
                 return None
-            chain, data_key = str(uuid.uuid4()), new_data_key()
-            entries = entries_for(self.credentials, data_key, chain)
-            draft = EncryptionDraft(chain=chain, number=0, created_at=self._clock(), keys=entries)
-            info = sealed(draft, data_key)
+            new, self._new = self._new, None
+            draft = EncryptionDraft(chain=new.chain, number=0, created_at=self._clock(), keys=new.entries)
+            info = sealed(draft, new.data_key)
             if not put_info(self._collection, subdir, info):
                 raise AlreadyExists(f"There is a backup {subdir} already.")
             if self._is_taken(subdir):
                 self._collection.delete(info_key(subdir, 0))  # before it makes a backup unreadable that has no need of it
                 raise AlreadyExists(f"There is a backup {subdir} already, and it is not encrypted.")
             self._forget(subdir)
-            self._open[subdir] = Unlocked(info, data_key)
+            self._open[subdir] = Unlocked(info, new.data_key)
             return self._open[subdir]
 
     def require_plain(self, subdir: str) -> None:

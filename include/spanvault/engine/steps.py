@@ -114,6 +114,7 @@ def as_full(request: BackupRequest) -> BackupRequest:
 
 
 def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_key: str) -> Plan:
+    context.keyring(request.into).prepare()
     storage = context.storage(request.into)
     return make_plan(
         storage,
