@@ -15,10 +15,11 @@ from google.cloud.kms_v1.services.key_management_service.transports import KeyMa
 
 from spanvault.embedded.ports import LOOPBACK
 from tests.kit.azurite import Azurite
+from tests.kit.fake_gcs import FakeGcs
 from tests.kit.fake_google_kms import FakeCryptoKey, FakeGoogleKms, encoded
 from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault
 from tests.kit.moto_server import MotoServer
-from tests.kit.stores import AzureStore, S3Store, Store
+from tests.kit.stores import AzureStore, GcsStore, S3Store, Store
 from tests.kit.tcp_proxy import Rule, TcpProxy
 
 _OTHERS = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_")
@@ -127,6 +128,7 @@ def _lines_of_key(key_file: Mapping[str, str]) -> list[str]:
     params=[
         pytest.param("s3", marks=pytest.mark.slow),
         pytest.param("azure", marks=[pytest.mark.slow, pytest.mark.apt]),
+        pytest.param("gs", marks=pytest.mark.slow),
     ],
 )
 def store(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Store]:
@@ -134,6 +136,12 @@ def store(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Stor
     name = f"clouds-{uuid.uuid4()}"
     if request.param == "s3":
         yield S3Store(request.getfixturevalue("seaweed"), name)
+        return
+    if request.param == "gs":
+        # gs:// leads there in this process and in those that it starts, as long as this store is tested.
+        with FakeGcs(servers_folder / "fake-gcs-clouds") as server, pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
+            yield GcsStore(server, name)
         return
     with Azurite(servers_folder / "azurite-clouds") as azurite:
         yield AzureStore(azurite, name)

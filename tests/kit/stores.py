@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Protocol
 from urllib.parse import quote
 
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client  # type: ignore[import-untyped]
+
 from spanvault.embedded.seaweed import SeaweedServer
 from tests.kit.azurite import Azurite
+from tests.kit.fake_gcs import FakeGcs
 
 
 class Store(Protocol):
@@ -72,3 +76,29 @@ class AzureStore:
         with self._server.client() as client, client.get_container_client(self._name) as container:
             for name in container.list_blob_names():
                 yield name.removeprefix("collection/"), container.download_blob(name).readall()
+
+
+class GcsStore:
+    """A new bucket on fake-gcs-server, which asks nobody who he is: nothing secret opens it. STORAGE_EMULATOR_HOST must lead
+    there."""
+
+    secrets: tuple[str, ...] = ()
+
+    def __init__(self, server: FakeGcs, name: str) -> None:
+        self._server = server
+        self._name = name
+        server.create_bucket(name)
+
+    @property
+    def uri(self) -> str:
+        return f"gs://{self._name}/collection?AUTH=implicit"
+
+    def objects(self) -> Iterator[tuple[str, bytes]]:
+        anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]
+        options = {"api_endpoint": self._server.endpoint}
+        client = Client(project="tests", credentials=anonymous, client_options=options)
+        try:
+            for found in client.list_blobs(self._name):
+                yield found.name.removeprefix("collection/"), found.download_as_bytes()
+        finally:
+            client.close()
