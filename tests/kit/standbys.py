@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psycopg
 
 from spanvault.config.clusters import Cluster, Endpoint
 from spanvault.embedded.postgres import PostgresServer
@@ -14,6 +18,8 @@ from spanvault.model.locality import Locality
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, endpoint_of
 
 PLACES = {"primary": "region=eu,zone=a", "standby_b": "region=eu,zone=b", "standby_us": "region=us,zone=a"}
+
+_numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,24 @@ def wait_for(server: PostgresServer, query: str, timeout: float = 30) -> None:
     while not TestDatabase(server, "postgres").execute(query)[0][0]:
         assert time.monotonic() < deadline, f"{server.name}: {query}"
         time.sleep(0.02)
+
+
+@contextmanager
+def someone_at_work(server: PostgresServer) -> Iterator[None]:
+    """A session of somebody else that works while the block lasts."""
+    task = f"select pg_sleep(60), {next(_numbers)}"
+
+    def work() -> None:
+        with suppress(psycopg.errors.QueryCanceled):
+            TestDatabase(server, "postgres").execute(task)
+
+    at_work = f"from pg_stat_activity where query = '{task}' and state = 'active'"
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_for(server, f"select count(*) = 1 {at_work}")
+    yield
+    TestDatabase(server, "postgres").execute(f"select pg_cancel_backend(pid) {at_work}")
+    thread.join()
 
 
 @contextmanager

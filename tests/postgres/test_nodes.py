@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from spanvault.config.clusters import Cluster, Endpoint
@@ -18,7 +15,7 @@ from spanvault.engine.nodes import node_table
 from spanvault.errors import Refused, Retryable
 from spanvault.model.cut import Lsn
 from tests.kit.servers import TestDatabase, endpoint_of
-from tests.kit.standbys import Nodes, running_nodes, wait_for
+from tests.kit.standbys import Nodes, running_nodes, someone_at_work, wait_for
 
 CLOSED = {"port": free_ports(1)[0]}
 
@@ -62,23 +59,6 @@ def test_a_standby_tells_how_far_it_is_and_who_works_on_it(nodes: Nodes) -> None
         assert state.replay_lsn < Lsn.parse(position)
     finally:
         standby.execute("select pg_wal_replay_resume()")
-
-
-@contextmanager
-def someone_at_work(server: PostgresServer) -> Iterator[None]:
-    """A session of somebody else that works while the block lasts."""
-
-    def work() -> None:
-        with suppress(psycopg.errors.QueryCanceled):
-            TestDatabase(server, "postgres").execute("select pg_sleep(60)")
-
-    at_work = "from pg_stat_activity where query = 'select pg_sleep(60)' and state = 'active'"
-    thread = threading.Thread(target=work)
-    thread.start()
-    wait_for(server, f"select count(*) = 1 {at_work}")
-    yield
-    TestDatabase(server, "postgres").execute(f"select pg_cancel_backend(pid) {at_work}")
-    thread.join()
 
 
 def test_a_node_that_does_not_answer_is_a_state(nodes: Nodes) -> None:
