@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from spanvault.backup.assign import assign
 from spanvault.backup.captured import query_of
-from spanvault.backup.execution import require_readable_there
+from spanvault.backup.execution import require_nodes, require_readable_there
+from spanvault.backup.placement import table_localities
 from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
 from spanvault.backup.protection import protection_length
 from spanvault.collection.chain import load_manifest
@@ -18,6 +20,7 @@ from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import read_database, read_tables, read_views, types_version, user_databases
 from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.nodes import discover
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
 from spanvault.database.postgres.server import Connection, identity, scalar
@@ -26,6 +29,7 @@ from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
 from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
+from spanvault.model.span import Batch, Span
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
 from spanvault.statement.render import render_redacted
 from spanvault.storage.base import Storage
@@ -134,6 +138,7 @@ def make_plan(
     The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
     what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
     """
+    require_nodes(cluster, request)
     with connect(cluster.primary, purpose="plan") as connection:
         require(connection)
         source = identity(connection, cluster.name)
@@ -145,7 +150,7 @@ def make_plan(
     check_names(request, cluster.primary.database, databases, cluster)
     require_readable_there(cluster, request, databases)
     planned_at = clock()
-    draft = _draft(collection, source, request, run_key, planned_at, databases).model_copy(update={"closes": closes})
+    draft = _draft(collection, source, request, run_key, planned_at, databases, cluster).model_copy(update={"closes": closes})
     for subdir in _subdirs_from(planned_at):
         plan = draft.model_copy(update={"subdir": subdir})
         if create_plan(storage, plan):
@@ -223,6 +228,7 @@ def _draft(
     run_key: str,
     planned_at: datetime,
     databases: tuple[PlannedDatabase, ...],
+    cluster: Cluster,
 ) -> Plan:
     span_bytes = span_size((planned.database for planned in databases), request.options.span_bytes)
     spans = [span for planned in databases for span in spans_of(planned.database, span_bytes)]
@@ -241,7 +247,30 @@ def _draft(
         request_text=render_redacted(request),
         source=source,
         databases=databases,
-        batches=batches_of(spans, names, request.options.workers),
+        batches=_batches(cluster, request, databases, spans, names),
+    )
+
+
+def _batches(
+    cluster: Cluster,
+    request: BackupRequest,
+    databases: Sequence[PlannedDatabase],
+    spans: Sequence[Span],
+    names: dict[tuple[str, int], str],
+) -> tuple[Batch, ...]:
+    """The spans in batches; of a cluster of several nodes each for one of them, as they are now."""
+    states, options = discover(cluster), request.options
+    if not states:
+        return batches_of(spans, names, options.workers)
+    return assign(
+        spans,
+        states,
+        table_locality=table_localities(cluster, databases),
+        execution_locality=options.execution_locality,
+        strict_places=Places.parse(request.into) if options.strict else None,
+        max_replay_lag=cluster.max_replay_lag,
+        names=names,
+        workers=options.workers,
     )
 
 

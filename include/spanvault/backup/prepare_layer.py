@@ -7,7 +7,7 @@ from datetime import datetime
 
 from spanvault.backup.captured import query_of
 from spanvault.backup.cuts import find_ends
-from spanvault.backup.execution import require_readable_there
+from spanvault.backup.execution import require_nodes, require_readable_there
 from spanvault.backup.plan import databases_of
 from spanvault.backup.prepare import check_names, plan_database, redacted
 from spanvault.backup.protection import protection_length
@@ -48,6 +48,7 @@ def make_layer_plan(
     The chain is tested before anything is touched. Raises NotFound where there is no chain, BrokenChain when it cannot go
     on, AlreadyCovered when all `times` lie before its end, and what the plan of a full raises.
     """
+    require_nodes(cluster, request)
     while True:
         parent, digest = head(storage, request.append or "LATEST")
         require_whole(storage, parent)
