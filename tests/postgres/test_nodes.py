@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from spanvault.config.clusters import Cluster, Endpoint
 from spanvault.database.postgres.nodes import NodeState, discover, probe, probe_all, with_primary
@@ -14,8 +15,9 @@ from spanvault.embedded.postgres import PostgresServer
 from spanvault.engine.nodes import node_table
 from spanvault.errors import Refused, Retryable
 from spanvault.model.cut import Lsn
+from tests.kit.command_line import answer, refusal
 from tests.kit.servers import TestDatabase, endpoint_of
-from tests.kit.standbys import Nodes, running_nodes, someone_at_work, wait_for
+from tests.kit.standbys import PLACES, Nodes, running_nodes, someone_at_work, wait_for
 
 CLOSED = {"port": free_ports(1)[0]}
 
@@ -71,6 +73,25 @@ def test_a_node_that_does_not_answer_is_a_state(nodes: Nodes) -> None:
     assert second["role"] == "unreachable"
     assert 'role "nobody" does not exist' in str(second["reason"])
     assert (third["role"], third["locality"], third["reason"]) == ("primary", "region=eu,zone=a", "")
+
+
+def test_the_command_shows_the_nodes_even_without_a_primary(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for server in nodes.servers:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{server.name.upper()}", server.url())
+    entries = [{"name": one.name, "conn_id": one.name, "locality": PLACES[one.name]} for one in nodes.servers]
+    file = tmp_path / "clusters.yaml"
+    file.write_text(yaml.safe_dump({"clusters": {"all": {"nodes": entries}, "standbys": {"nodes": entries[1:]}}}))
+    monkeypatch.setenv("SPANVAULT_CLUSTERS_FILE", str(file))
+    rows = answer(capsys, "cluster", "nodes", "all")
+    assert [(row["node"], row["role"], row["locality"]) for row in rows] == [
+        ("primary", "primary", "region=eu,zone=a"),
+        ("standby_b", "standby", "region=eu,zone=b"),
+        ("standby_us", "standby", "region=us,zone=a"),
+    ]
+    assert [row["role"] for row in answer(capsys, "cluster", "nodes", "standbys")] == ["standby", "standby"]
+    assert "once" in refusal(capsys, 2, "cluster", "nodes", "all", "--cluster", "all")
 
 
 def test_without_a_primary_it_may_come_back_and_two_are_refused(nodes: Nodes, postgres: PostgresServer) -> None:

@@ -194,6 +194,36 @@ def test_a_standby_that_is_killed_hands_its_spans_on(nodes: Nodes, source: TestD
     assert backup.rows(manifest, QUIET) == backup.source_rows(QUIET)
 
 
+def test_a_recovery_conflict_hands_the_spans_on(nodes: Nodes, source: TestDatabase, tmp_path: Path) -> None:
+    standby = TestDatabase(nodes.standby_b, "postgres")
+
+    def conflict() -> None:
+        """Let the standby replay a lock that the reader is in the way of."""
+        source.execute(f"begin; lock table {QUIET} in access exclusive mode; insert into {QUIET} values (-1, 'new'); commit")
+        nodes.caught_up()
+
+    standby.execute("alter system set max_standby_streaming_delay = 0")
+    standby.execute("select pg_reload_conf()")
+    try:
+        wait_for(nodes.standby_b, "select current_setting('max_standby_streaming_delay') = '0'")
+        backup = NodeBackup(
+            source,
+            tmp_path,
+            at={"export.after_data": [lambda: None, conflict]},
+            options=small(),
+            cluster=primary_first(nodes, source),
+            readers=("standby_b", "standby_us"),
+        )
+        manifest = backup.take()
+    finally:
+        standby.execute("alter system reset max_standby_streaming_delay")
+        standby.execute("select pg_reload_conf()")
+    assert backup.receipts["standby_b"] == 1
+    assert backup.receipts["standby_us"] == backup.receipts.total() - 1 > 2
+    assert any("conflict with recovery" in note and "Node standby_b hands" in note for note in backup.progress.notes)
+    assert backup.rows(manifest, QUIET) == backup.source_rows(QUIET)
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_standby_is_used_once_it_has_replayed_enough(
     nodes: Nodes, source: TestDatabase, tmp_path: Path, *, resumed: bool
