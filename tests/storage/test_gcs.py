@@ -9,6 +9,7 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from spanvault.embedded.ports import free_ports
 from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Retryable, StateUnknown
 from spanvault.storage.base import Storage
 from spanvault.storage.gcs_upload import WHOLE_BYTES
+from spanvault.storage.limit import CallLimit
 from tests.kit.fake_gcs import FakeGcs
 from tests.kit.fake_gcs_bucket import FakeGcsBucket
 from tests.kit.http_stub import answering, silent, stalling
@@ -359,6 +361,36 @@ def test_an_object_of_which_a_version_is_kept_stays_visible(at: At, place: str, 
         with pytest.raises(Locked, match=r"'key' in gs://bucket/.* is kept by the bucket's retention policy or a hold"):
             storage.delete("key")
         assert storage.head("key") is not None
+
+
+def test_calls_to_google_wait_for_their_turn(at: At, broken: tuple[TcpProxy, FakeGcs], monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = {"taken": 0, "back": 0, "most": 0}
+
+    class Counting(CallLimit):
+        def enter(self) -> None:
+            super().enter()
+            turns["taken"] += 1
+            turns["most"] = max(turns["most"], turns["taken"] - turns["back"])
+
+        def leave(self) -> None:
+            turns["back"] += 1
+            super().leave()
+
+    monkeypatch.setattr(CallLimit, "of", staticmethod(Counting))
+    proxy, _ = broken
+    storage = at(proxy.port, storage_calls=1, storage_upload_memory=16 << 20, storage_attempts=2)
+    for call in every_call(storage):
+        with suppress(NotFound, AlreadyExists):
+            call()
+    stream(storage, "large", 17 << 20)  # Its chunks are sent by a thread of their own.
+    readers = [storage.read_chunks("large", 1 << 20) for _ in range(3)]
+    assert [len(next(reader)) for reader in readers] == [1 << 20] * 3  # Downloads that stand still hold up nobody.
+    assert [info.key for info in storage.list("large")] == ["large"]
+    proxy.lose("", times=1000)
+    with pytest.raises(Retryable):
+        storage.head("key")
+    assert turns["taken"] == turns["back"] == len(proxy.requests)
+    assert turns["most"] == 1
 
 
 def test_an_emulators_address_must_be_one(at: At) -> None:

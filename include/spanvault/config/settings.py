@@ -96,7 +96,10 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=10_000,
-        description="Calls to S3 that one process has under way at a time, a download until its first bytes; 0: no limit.",
+        description=(
+            "Calls to S3 and Google Cloud Storage that one process has under way at a time, a download until its first bytes; "
+            "0: no limit."
+        ),
     )
 
     @classmethod

@@ -18,6 +18,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from spanvault.config.settings import Settings
 from spanvault.errors import BadInput, Retryable
 from spanvault.storage.gcs_errors import GcsError, GcsPlace, translate
+from spanvault.storage.limit import CallLimit
 
 GENERATION = "X-Goog-Generation"
 LENGTH = "Content-Length"
@@ -31,6 +32,7 @@ class GcsClient:
     def __init__(self, place: GcsPlace, settings: Settings) -> None:
         self._place = place
         self._attempts = settings.storage_attempts
+        self._calls = CallLimit.of(settings.storage_calls)
         self.timeout = (settings.storage_connect_timeout, settings.storage_read_timeout)
         self._lock = threading.Lock()
         self._made: tuple[AuthorizedSession, Client] | None = None
@@ -102,7 +104,7 @@ class GcsClient:
                 credentials = access.sign_in()
                 session = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
                 for scheme in ("https://", "http://"):
-                    session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
+                    session.mount(scheme, _InTurn(self._calls))
                 options = {"api_endpoint": access.endpoint} if access.endpoint else None
                 try:
                     client = Client(project=None, credentials=credentials, _http=session, client_options=options)
@@ -115,6 +117,24 @@ class GcsClient:
 
     def _may_pass(self, error: BaseException) -> bool:
         return isinstance(error, GcsError) and isinstance(translate(error, self._place, ""), Retryable)
+
+
+class _InTurn(requests.adapters.HTTPAdapter):
+    """Sends each request when its turn has come. A download counts until its first bytes come; signing in, which has a
+    session of its own, does not count."""
+
+    def __init__(self, calls: CallLimit | None) -> None:
+        super().__init__(pool_maxsize=_CONNECTIONS)
+        self._calls = calls
+
+    def send(self, *request: Any, **options: Any) -> requests.Response:
+        if self._calls is None:
+            return super().send(*request, **options)
+        self._calls.enter()
+        try:
+            return super().send(*request, **options)
+        finally:
+            self._calls.leave()
 
 
 def checked(answer: requests.Response, expected: set[int]) -> requests.Response:
