@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CODE := $(wildcard include plugins dags tests benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean test azurite test-all soak lint format bench requirements clean
+.PHONY: help setup demo demo-clean test azurite test-all test-celery soak lint format bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -49,6 +49,9 @@ azurite: setup ## Azure's test server, from npm into .tools; test-all runs this,
 
 test-all: setup azurite ## All tests; names what it skips because the machine lacks it
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak $(PYTEST_ARGS)
+
+test-celery: setup ## Two Celery workers in two localities, with Redis, a primary and standbys (a part of test-all)
+	$(BIN)/python -m pytest tests/airflow/test_celery.py $(PYTEST_ARGS)
 
 soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), and millions of changes
 	PYTHONPATH=. $(BIN)/python -m tests.soak

@@ -107,7 +107,7 @@ def picked(pick: str, *queues: str | None) -> list[int]:
     batches = [BatchHandle(index=index, label="", queue=queue) if queue else BatchHandle(index=index, label="")
                for index, queue in enumerate(queues)]  # fmt: skip
     operator = PickBatchesOperator(task_id="batches", batches=batches, queues=["eu", "us:east"], pick=pick)
-    return [batch["index"] for batch in operator.step({})]  # type: ignore[typeddict-item]
+    return [batch["index"] for batch in operator.step({})]
 
 
 def test_every_batch_is_picked_once() -> None:

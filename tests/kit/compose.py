@@ -10,13 +10,15 @@ from typing import Any
 import yaml
 
 COMPOSE_FILE = Path(__file__).resolve().parents[2] / "docker-compose.yaml"
-AIRFLOW_SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer", "init")
+WORKERS = {"worker-eu": "eu", "worker-us": "us"}
+"""The workers with their regions."""
+AIRFLOW_SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer", "init", *WORKERS)
 
 
 @cache
 def compose() -> dict[str, Any]:
     """The document, with every `${NAME:-default}` as its default."""
-    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE_FILE.read_text())
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", COMPOSE_FILE.read_text()).replace("$$", "$")
     document: dict[str, Any] = yaml.safe_load(text)
     return document
 

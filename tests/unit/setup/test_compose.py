@@ -16,9 +16,11 @@ import yaml
 from spanvault.config.clusters import load_cluster
 from spanvault.config.connections import EnvironmentConnections
 from spanvault.config.settings import Settings
+from spanvault.embedded.binaries import tool, tool_environment
+from spanvault.embedded.postgres import PostgresServer
 from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.storage.registry import open_storage
-from tests.kit.compose import AIRFLOW_SERVICES, COMPOSE_FILE, compose, environment_of
+from tests.kit.compose import AIRFLOW_SERVICES, COMPOSE_FILE, WORKERS, compose, environment_of
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -75,7 +77,7 @@ def test_images_are_pinned() -> None:
 
 
 def test_postgres_18_keeps_its_data_on_the_volume() -> None:
-    for name in ("metadata", "source"):
+    for name in ("metadata", "source", "standby-eu", "standby-us"):
         assert [volume.split(":")[1] for volume in compose()["services"][name]["volumes"]] == ["/var/lib/postgresql"]
 
 
@@ -96,6 +98,14 @@ def test_the_import_roots_are_what_was_copied() -> None:
 
 def test_every_airflow_service_shares_secrets_and_addresses() -> None:
     environments = [environment_of(service) for service in AIRFLOW_SERVICES]
+    localities = {
+        service: environment.pop("SPANVAULT_LOCALITY", None)
+        for service, environment in zip(AIRFLOW_SERVICES, environments, strict=True)
+    }
+    assert {service: place for service, place in localities.items() if place} == {
+        "worker-eu": "region=eu",
+        "worker-us": "region=us",
+    }
     assert all(environment == environments[0] for environment in environments)
     assert {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY"} <= set(environments[0])
 
@@ -114,6 +124,56 @@ def test_the_connections_are_those_that_the_project_names(monkeypatch: pytest.Mo
     assert cluster.primary.display == "postgres@source:5432/shop"
     monkeypatch.setenv("SPANVAULT_COLLECTION_BASE", environment["SPANVAULT_COLLECTION_BASE"])
     assert Settings.load().collection_base == "s3://backups/spanvault?conn_id=spanvault_s3"
+
+
+@pytest.fixture
+def clusters_file(tmp_path: Path) -> Path:
+    file = tmp_path / "clusters.yaml"
+    file.write_text(compose()["configs"]["clusters"]["content"])
+    return file
+
+
+def test_every_node_is_a_service_and_every_queue_has_a_worker_where_it_says(clusters_file: Path) -> None:
+    environment = environment_of("scheduler")
+    assert environment["SPANVAULT_CLUSTERS_FILE"] in {
+        config["target"] for config in compose()["services"]["scheduler"]["configs"]
+    }
+    cluster = load_cluster(clusters_file, "source", EnvironmentConnections(environment))
+    assert [endpoint.host for endpoint in cluster.endpoints] == ["source", "standby-eu", "standby-us"]
+    assert {endpoint.host for endpoint in cluster.endpoints} <= set(compose()["services"])
+    listening = {}
+    for worker in WORKERS:
+        command = compose()["services"][worker]["command"]
+        for queue in command[command.index("--queues") + 1].split(","):
+            listening[queue] = environment_of(worker)["SPANVAULT_LOCALITY"]
+    assert {endpoint.host: listening[cluster.queue_of(endpoint.locality) or ""] for endpoint in cluster.endpoints} == {
+        endpoint.host: str(endpoint.locality) for endpoint in cluster.endpoints
+    }
+    assert "default" in listening, "where tasks without a queue of their own go"
+
+
+def test_a_standby_is_copied_once_and_follows_the_primary(postgres: PostgresServer, tmp_path: Path) -> None:
+    script = tmp_path / "standby.sh"
+    script.write_text(compose()["configs"]["standby"]["content"])
+    data = tmp_path / "18" / "docker"
+    data.mkdir(parents=True)
+    (data / "broken-off").touch()
+    environment = {
+        **tool_environment(),
+        **environment_of("standby-us"),
+        "PATH": f"{tool('pg_basebackup').parent}:/usr/bin:/bin",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(postgres.port),
+        "PGDATA": str(data),
+    }
+    for _ in range(2):
+        done = subprocess.run(["bash", script, "echo", "postgres"], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "postgres\n", "then the server is started in its place"
+        assert (data / "standby.signal").is_file()
+        assert not (data / "broken-off").exists()
+        (data / "kept").touch()
+    assert (data / "kept").is_file()
+    assert f"port={postgres.port}" in (data / "postgresql.auto.conf").read_text()
 
 
 def test_the_bucket_is_made_once_and_the_connection_reaches_it(seaweed: SeaweedServer) -> None:
@@ -139,6 +199,7 @@ def test_the_sample_data_loads(database: Any) -> None:
 
 
 def test_the_source_runs_with_the_settings_that_a_source_needs() -> None:
-    command = compose()["services"]["source"]["command"]
-    assert command[0] == "postgres"
-    assert "wal_level=logical" in command
+    for name in ("source", "standby-eu", "standby-us"):
+        command = compose()["services"][name]["command"]
+        assert command[0] == "postgres"
+        assert "wal_level=logical" in command

@@ -19,8 +19,10 @@ from spanvault.embedded.ports import free_ports
 from spanvault.embedded.postgres import PostgresServer
 from spanvault.embedded.process import ServerProcess
 from spanvault.embedded.seaweed import SeaweedServer
+from tests.kit.celery_workers import RedisServer
 from tests.kit.compose import AIRFLOW_SERVICES, compose, environment_of
 from tests.kit.servers import TestDatabase
+from tests.kit.standbys import Nodes, running_nodes
 
 ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
@@ -48,19 +50,39 @@ def metadata(servers_folder: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def redis(servers_folder: Path) -> Iterator[RedisServer]:
+    """The service `redis`, without its password."""
+    with RedisServer(servers_folder / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def nodes(servers_folder: Path) -> Iterator[Nodes]:
+    """The services `source`, `standby-eu` and `standby-us`."""
+    with running_nodes(servers_folder / "nodes") as nodes:
+        TestDatabase(nodes.primary, "postgres").execute("create database shop")
+        yield nodes
+
+
+@pytest.fixture
 def run_service(
-    tmp_path: Path, metadata: PostgresServer, database: TestDatabase, seaweed: SeaweedServer
+    tmp_path: Path, metadata: PostgresServer, nodes: Nodes, redis: RedisServer, seaweed: SeaweedServer
 ) -> Iterator[tuple[str, Callable[[str], ServerProcess]]]:
     """The API server's address, and what starts one service."""
     (api_port,) = free_ports(1)
+    (tmp_path / "clusters.yaml").write_text(compose()["configs"]["clusters"]["content"])
     docker = {
         "@metadata:5432/": f"@127.0.0.1:{metadata.port}/",
-        "@source:5432/shop": f"@127.0.0.1:{database.server.port}/{database.name}",
+        "@source:5432/": f"@127.0.0.1:{nodes.primary.port}/",
+        "@standby-eu:5432/": f"@127.0.0.1:{nodes.standby_b.port}/",
+        "@standby-us:5432/": f"@127.0.0.1:{nodes.standby_us.port}/",
+        "redis://:redis@redis:6379/0": redis.url,
         "http://api-server:8080": f"http://127.0.0.1:{api_port}",
         "http://s3:8333": seaweed.endpoint,
         '"login": "spanvault"': f'"login": "{seaweed.access_key}"',
         "spanvault-s3-secret": seaweed.secret_key,
         "/opt/airflow/extern": str(tmp_path / "extern"),
+        "/opt/airflow/clusters.yaml": str(tmp_path / "clusters.yaml"),
         "/opt/airflow": str(ROOT),
     }
     image = {
@@ -81,6 +103,8 @@ def run_service(
         environment = json.loads(text)
         folder = tmp_path / service
         folder.mkdir()
+        # Containers have a network each; here the workers would offer their logs on one port.
+        environment["AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT"] = str(free_ports(1)[0])
         program, *arguments = compose()["services"][service]["command"]
         command = [BIN / program, *arguments]
         process = ServerProcess.launch(command, directory=folder, log=folder / "log", environment={**image, **environment})
@@ -93,10 +117,10 @@ def run_service(
 
 
 def test_the_services_run_together_and_a_triggered_backup_reaches_the_bucket(
-    run_service: tuple[str, Callable[[str], ServerProcess]], tmp_path: Path, database: TestDatabase, seaweed: SeaweedServer
+    run_service: tuple[str, Callable[[str], ServerProcess]], tmp_path: Path, nodes: Nodes, seaweed: SeaweedServer
 ) -> None:
     address, run = run_service
-    database.execute(compose()["configs"]["shop"]["content"])
+    TestDatabase(nodes.primary, "shop").execute(compose()["configs"]["shop"]["content"])
     seaweed.create_bucket("backups")
     init = run("init")
     wait_for(lambda: not init.is_running(), "the migration's end", timeout=180)

@@ -31,7 +31,7 @@ def test_help_names_every_target_and_knob() -> None:
 
 def test_every_run_time_requirement_is_pinned() -> None:
     wanted = [line for line in (ROOT / "requirements.in").read_text().splitlines() if not line.startswith("#")]
-    names = {re.split(r"[\[=]", line)[0] for line in wanted}
+    names = {re.split(r"[\[=<]", line)[0] for line in wanted}
     assert names <= set(pins("requirements.txt"))
     assert all(re.match(r"[\w.+!]+( ;.*)?$", pin) for pin in pins("requirements.txt").values())
 

@@ -1,0 +1,160 @@
+"""Two Celery workers in different localities: the rows of a locality are read and written by its own worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from spanvault.embedded.ports import LOOPBACK
+from spanvault.embedded.postgres import PostgresServer
+from tests.kit.airflow import AirflowApi, AirflowMetadata
+from tests.kit.celery_workers import RedisServer, Worker, celery_settings, start_worker, wait_for_workers
+from tests.kit.servers import TestDatabase, drop_database, fresh_database
+from tests.kit.standbys import PLACES, Nodes, running_nodes
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROWS = {"orders_eu": 3000, "orders_us": 2000}
+WORKERS = (
+    Worker("worker-eu", ("default", "spanvault_eu"), {"SPANVAULT_LOCALITY": "region=eu,zone=a"}),
+    Worker("worker-us", ("spanvault_us",), {"SPANVAULT_LOCALITY": "region=us,zone=a"}),
+)
+
+
+@dataclass
+class Site:
+    """A running Airflow with both workers, and the source: a primary in eu and standbys in eu and us."""
+
+    api: AirflowApi
+    source: TestDatabase
+    nodes: Nodes
+
+    def run(self, dag_id: str, **conf: Any) -> tuple[str, list[dict[str, Any]], str]:
+        """Trigger a DAG and wait: the run's state, its task instances and its id."""
+        run_id = self.api.trigger(dag_id, {"scope": "database", "names": [self.source.name], **conf})
+        state = self.api.wait_for_run(dag_id, run_id, timeout=300)
+        return state, self.api.tasks(dag_id, run_id), run_id
+
+
+def connection(server: PostgresServer) -> str:
+    fields = {"conn_type": "postgres", "host": LOOPBACK, "port": server.port, "login": server.SUPERUSER, "schema": "postgres"}
+    return json.dumps(fields)
+
+
+def clusters_yaml(nodes: Nodes) -> str:
+    cluster = {
+        "nodes": [
+            {"name": server.name, "conn_id": f"node_{server.name}", "locality": PLACES[server.name]} for server in nodes.servers
+        ],
+        "placement": [{"tables": f"*.public.*_{region}", "locality": f"region={region}"} for region in ("eu", "us")],
+        "queues": [{"locality": f"region={region}", "queue": f"spanvault_{region}"} for region in ("eu", "us")],
+    }
+    return yaml.safe_dump({"clusters": {"shop": cluster}})
+
+
+@pytest.fixture(scope="module")
+def site(airflow_metadata: AirflowMetadata, servers_folder: Path) -> Iterator[Site]:
+    with ExitStack() as stack:
+        nodes = stack.enter_context(running_nodes(servers_folder / "nodes"))
+        redis = stack.enter_context(RedisServer(servers_folder / "redis"))
+        source = stack.enter_context(fresh_database(nodes.primary, "orders"))
+        for table, rows in ROWS.items():
+            source.execute(
+                f"create table {table} (id int primary key, place text);"
+                f"insert into {table} select i, '{table}' from generate_series(1, {rows}) i"
+            )
+        nodes.caught_up()
+        clusters = servers_folder / "clusters.yaml"
+        clusters.write_text(clusters_yaml(nodes))
+        home = airflow_metadata.site(servers_folder / "celery")
+        home.variables = {
+            "SPANVAULT_CLUSTERS_FILE": str(clusters),
+            **{f"AIRFLOW_CONN_NODE_{server.name.upper()}": connection(server) for server in nodes.servers},
+            **celery_settings(redis, home),
+        }
+        workers = {}
+        for worker in WORKERS:
+            workers[worker.name] = start_worker(home, worker)
+            stack.callback(workers[worker.name].kill)
+        api = stack.enter_context(home.running())
+        wait_for_workers(home, api, workers)
+        for dag_id in ("locality_aware_backup", "locality_aware_backup__spanvault_us", "restore__spanvault_eu"):
+            api.wait_for(lambda dag_id=dag_id: api.client.get(f"/dags/{dag_id}").is_success or None)  # type: ignore[misc]
+            api.unpause(dag_id)
+        yield Site(api, source, nodes)
+
+
+def places(folder: Path) -> str:
+    """A default place and one for each region, as the form takes them."""
+    regions = [f"file://{folder}/{region}?COCKROACH_LOCALITY=region%3D{region}" for region in ("eu", "us")]
+    return "\n".join([f"file://{folder}/default?COCKROACH_LOCALITY=default", *regions])
+
+
+def hosts(tasks: list[dict[str, Any]]) -> dict[str, set[tuple[str, str]]]:
+    """Each task's state, with the worker that had it."""
+    found: dict[str, set[tuple[str, str]]] = {}
+    for task in tasks:
+        found.setdefault(task["task_id"], set()).add((task["state"], task["hostname"]))
+    return found
+
+
+def rows_by_place(folder: Path, region: str) -> dict[str, int]:
+    """The rows of the data files below a region's URI, by the text that they hold; each file's path names the region."""
+    counts: dict[str, int] = {}
+    for file in (folder / region).rglob("*.parquet"):
+        if "/data/" in str(file):
+            assert f"/data/region={region}/" in str(file)
+            for place in pq.read_table(file, partitioning=None).column("place").to_pylist():
+                counts[place] = counts.get(place, 0) + 1
+    return counts
+
+
+def test_rows_of_a_locality_go_through_its_own_worker_to_its_own_place(site: Site, tmp_path: Path) -> None:
+    state, tasks, _ = site.run("locality_aware_backup", into=places(tmp_path))
+    assert state == "success", site.api.last_words()
+    ran = hosts(tasks)
+    assert ran["export_spanvault_eu"] == {("success", "worker-eu")}
+    assert ran["export_spanvault_us"] == {("success", "worker-us")}
+    assert {state for state, _ in ran["export"]} == {"skipped"}
+    assert ran["seal"] == ran["write_manifest"] == {("success", "worker-eu")}
+    assert rows_by_place(tmp_path, "eu") == {"orders_eu": ROWS["orders_eu"]}
+    assert rows_by_place(tmp_path, "us") == {"orders_us": ROWS["orders_us"]}
+    assert not list((tmp_path / "default").rglob("data/**/*.parquet"))
+    assert len(list(tmp_path.glob("*/*/*/*/000000/BACKUP_PART_*.json"))) == 2
+
+    restored = f"{site.source.name}_restored"
+    try:
+        conf = {"collection": places(tmp_path), "new_db_name": restored}
+        state, tasks, _ = site.run("restore__spanvault_eu", **conf)
+        assert state == "success", site.api.last_words()
+        assert {worker for task in hosts(tasks).values() for _, worker in task} == {"worker-eu"}
+        target = TestDatabase(site.nodes.primary, restored)
+        assert {table: target.execute(f"select count(*) from {table}")[0][0] for table in ROWS} == ROWS
+    finally:
+        drop_database(site.nodes.primary, restored)
+
+
+def test_a_run_for_one_locality_is_done_there_and_nowhere_else(site: Site, tmp_path: Path) -> None:
+    state, tasks, _ = site.run("locality_aware_backup__spanvault_us", into=places(tmp_path))
+    assert state == "success", site.api.last_words()
+    assert {worker for task in hosts(tasks).values() for _, worker in task} == {"worker-us"}
+    assert rows_by_place(tmp_path, "us") == ROWS
+    assert rows_by_place(tmp_path, "eu") == {}
+
+
+def test_a_worker_elsewhere_refuses_the_run(site: Site, tmp_path: Path) -> None:
+    state, tasks, run_id = site.run("locality_aware_backup", into=places(tmp_path), execution_locality="region=us")
+    assert state == "failed"
+    plan = next(task for task in tasks if task["task_id"] == "plan")
+    assert (plan["state"], plan["try_number"], plan["hostname"]) == ("failed", 1, "worker-eu")
+    log = site.api.task_log("locality_aware_backup", run_id, "plan")
+    assert "does not match this worker, whose SPANVAULT_LOCALITY is region=eu,zone=a; send the run's tasks to a queue" in log
+    assert not list(tmp_path.rglob("PLAN.json"))
