@@ -1,156 +1,197 @@
-"""A storage over several places: each object at the place that its key names, all others at the default.
+"""One Storage over several places: each object lies at the place of the locality that its key names, everything else at the
+default. What reads and writes need not know of it.
 
-A key names a place as a folder below `data` or in the name of a part's description (place_of). Reads look into the other
-places, too: files may have been moved, or gathered in one of them.
+Files of a locality may have been moved, or gathered in one place, since they were written. So what is not at its own place is
+looked for at the default, then at the others, in the order in which they were given.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from spanvault.errors import BadInput, Locked, NotFound, Retryable
+from spanvault.errors import BadInput, Locked, NotFound, Retryable, SpanvaultError
 from spanvault.model.places import place_name
 from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.base import LockableStorage, LockInfo, ObjectInfo, Storage, Unfinished, Writer
 from spanvault.storage.keys import check_key, place_of
 
-_Found = TypeVar("_Found")
+_T = TypeVar("_T")
+_DEFAULT = ""
+_SEPARATOR = ":"  # No place's name holds one.
 
 
 def spread(default: Storage, others: Mapping[str, Storage]) -> SpreadStorage:
-    """`default` and the storages of `others` (by locality, as `region=eu`) as one; it can lock objects if any of them can."""
-    lockable = any(isinstance(storage, LockableStorage) for storage in (default, *others.values()))
+    """One Storage over `default` and the places of localities, by tier (`region=eu`). It can lock objects if any of them can.
+
+    Raises BadInput if two tiers have the same name in files.
+    """
+    lockable = any(isinstance(place, LockableStorage) for place in (default, *others.values()))
     return (LockableSpreadStorage if lockable else SpreadStorage)(default, others)
 
 
 class SpreadStorage:
-    """A Storage (storage/base.py is the contract) over a default and the places of localities."""
+    """A Storage that puts each object where its key says (storage/base.py is the contract).
+
+    What creation excludes is another object at the same place; it does not see copies that somebody made elsewhere. An object
+    of which there are copies is listed once; beside stores that list in another order (SeaweedFS, see the contract) it may be
+    listed twice. What belongs to the default and lies at another place is nobody's: neither found nor listed.
+    """
 
     def __init__(self, default: Storage, others: Mapping[str, Storage]) -> None:
-        self._default = default
-        self._others = {place_name(tier): storage for tier, storage in others.items()}
+        self._places = {_DEFAULT: default, **{place_name(tier): place for tier, place in others.items()}}
+        self._ranks = {name: rank for rank, name in enumerate(self._places)}
         self._tiers = {place_name(tier): tier for tier in others}
-        self._all = (default, *others.values())
+        if len(self._tiers) < len(others):
+            raise BadInput(f"Of the localities {', '.join(others)} two have the same name in files; rename one of them.")
 
     @property
     def display_uri(self) -> str:
         """The default's root without secrets."""
-        return self._default.display_uri
+        return self._places[_DEFAULT].display_uri
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
-        """Write a small object whole, at its place."""
-        self._place(key).put(key, data, create_only=create_only)
+        """Write a small object whole. Raises BadInput if its locality has no place here."""
+        self._home(key).put(key, data, create_only=create_only)
 
     def open_write(self, key: str) -> AbstractContextManager[Writer]:
-        """Stream an object to its place."""
-        return self._place(key).open_write(key)
+        """Stream an object. Raises BadInput if its locality has no place here."""
+        return self._home(key).open_write(key)
 
     def get(self, key: str) -> bytes:
-        """The whole object, from wherever it is. Raises NotFound."""
-        return self._first(key, lambda storage: storage.get(key))
+        """The whole object. Raises NotFound if it is in none of the places, Retryable if it may be in one that cannot be
+        reached."""
+        return self._found(key, lambda place: place.get(key))
 
     def read_chunks(self, key: str, chunk_size: int = 1 << 20) -> Iterator[bytes]:
-        """The object's bytes in order, from wherever it is. Raises NotFound."""
+        """The object's bytes in order, all from one place. Raises what `get` raises."""
 
-        def begun(storage: Storage) -> tuple[bytes | None, Iterator[bytes]]:
-            chunks = storage.read_chunks(key, chunk_size)
+        def begin(place: Storage) -> tuple[bytes | None, Iterator[bytes]]:
+            chunks = place.read_chunks(key, chunk_size)
             return next(chunks, None), chunks
 
-        first, rest = self._first(key, begun)
+        first, rest = self._found(key, begin)
         if first is not None:
             yield first
             yield from rest
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What is known of the object, or None. Raises NotFound for a missing bucket."""
-        failure: Retryable | None = None
-        for storage in self._candidates(key):
+        """What is known of the object, or None. Raises Retryable if it may be in a place that cannot be reached, and NotFound
+        for a missing bucket if it is nowhere else."""
+        if place_of(key) is None:
+            return self._places[_DEFAULT].head(key)
+        failures: list[SpanvaultError] = []
+        for place in self._order(key):
             try:
-                found = storage.head(key)
-            except Retryable as error:
-                failure = error
-                continue
-            if found is not None:
-                return found
-        if failure is not None:
-            raise failure
+                info = place.head(key)
+            except (NotFound, Retryable) as error:
+                failures.append(error)
+            else:
+                if info is not None:
+                    return info
+        if unreachable := next((failure for failure in failures if isinstance(failure, Retryable)), None):
+            raise _perhaps(key, unreachable) from unreachable
+        if failures:
+            raise failures[0]
         return None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """All objects of all places whose key starts with `prefix`, ascending, each once."""
-        return _each_once(self._listed(prefix), lambda info: info.key)
+        """All objects whose key starts with `prefix`, ascending, page by page of each place."""
+        last = None
+        for key, _, info in heapq.merge(*(self._listed(name, prefix) for name in self._places), key=lambda entry: entry[:2]):
+            if key != last:
+                yield info
+            last = key
 
     def list_folders(self, prefix: str = "") -> Iterator[str]:
-        """The folders directly below `prefix` in any place, ascending, each once."""
-        return _each_once((storage.list_folders(prefix) for storage in self._all), lambda folder: folder)
+        """The folders directly below `prefix`, ascending. Holds their names in memory."""
+        seen: set[str] = set()
+        for folder, name in heapq.merge(*(self._folders(name, prefix) for name in self._places)):
+            if folder not in seen and (name == _DEFAULT or self._holds_placed(name, prefix + folder)):
+                seen.add(folder)
+                yield folder
 
     def delete(self, key: str) -> None:
-        """Remove the object wherever it is. Raises Locked if it is protected somewhere; then it may be gone elsewhere."""
-        locked: Locked | None = None
-        for storage in self._candidates(key):
+        """Remove the object, and copies of it at other places. Raises Locked, then the object stays visible; a place that
+        refuses or fails does not keep it at the others."""
+        errors: list[SpanvaultError] = []
+        for place in self._order(key):
             try:
-                storage.delete(key)
-            except Locked as error:
-                locked = error
-        if locked is not None:
-            raise locked
+                place.delete(key)
+            except SpanvaultError as error:
+                errors.append(error)
+        if errors:
+            raise next((error for error in errors if isinstance(error, Locked)), errors[0])
 
     def list_unfinished(self) -> Iterator[Unfinished]:
-        """Writes that have not ended, in all places."""
-        for index, storage in enumerate(self._all):
-            for one in storage.list_unfinished():
-                yield one.model_copy(update={"handle": f"{index}/{one.handle}"})
+        """Writes under way and what interrupted ones left, at all places."""
+        for name, place in self._places.items():
+            for unfinished in place.list_unfinished():
+                yield unfinished.model_copy(update={"handle": f"{name}{_SEPARATOR}{unfinished.handle}"})
 
     def remove_unfinished(self, unfinished: Unfinished) -> None:
-        """Remove what an interrupted write left."""
-        index, _, handle = unfinished.handle.partition("/")
-        self._all[int(index)].remove_unfinished(unfinished.model_copy(update={"handle": handle}))
+        """Remove what an interrupted write left, where it is. Raises BadInput for a handle of another storage."""
+        name, separator, handle = unfinished.handle.partition(_SEPARATOR)
+        if not separator or name not in self._places:
+            raise BadInput(f"{unfinished.handle!r} is not an unfinished write in {self.display_uri} or the places of localities.")
+        self._places[name].remove_unfinished(unfinished.model_copy(update={"handle": handle}))
 
-    def _listed(self, prefix: str) -> Iterable[Iterator[ObjectInfo]]:
-        return (storage.list(prefix) for storage in self._all)
+    def _home(self, key: str) -> Storage:
+        """Where the object is written."""
+        name = place_of(check_key(key)) or _DEFAULT
+        if name not in self._places:
+            raise BadInput(
+                f"{key!r} belongs to the locality {name}, and none of the {len(self._places)} URIs given is for it: add the one"
+                f" with COCKROACH_LOCALITY={name}."
+            )
+        return self._places[name]
 
-    def _place(self, key: str) -> Storage:
-        name = place_of(check_key(key))
+    def _order(self, key: str) -> Iterator[Storage]:
+        """Where the object is looked for."""
+        home = place_of(key)
+        if home in self._places:
+            yield self._places[home]
+        yield self._places[_DEFAULT]
+        if home is not None:
+            yield from (place for name, place in self._places.items() if name not in {home, _DEFAULT})
+
+    def _found(self, key: str, ask: Callable[[Storage], _T]) -> _T:
+        """What the first place answers that has the object."""
+        name = place_of(key)
         if name is None:
-            return self._default
-        if name not in self._others:
-            raise BadInput(f"{key!r} belongs to the locality {name}, and none of the URIs given is for it; add its URI.")
-        return self._others[name]
-
-    def _candidates(self, key: str) -> Iterator[Storage]:
-        """Where the object may be, the likeliest place first."""
-        name = place_of(check_key(key))
-        own = self._others.get(name) if name is not None else None
-        if own is not None:
-            yield own
-        yield self._default
-        if name is not None:
-            yield from (storage for storage in self._others.values() if storage is not own)
-
-    def _first(self, key: str, call: Callable[[Storage], _Found]) -> _Found:
-        """What `call` gives for the first place that has the object. A place that cannot be asked may be the one that has
-        it, so that its failure is told if no other has."""
-        failure: Retryable | None = None
-        missing: list[NotFound] = []
-        for storage in self._candidates(key):
+            return ask(self._places[_DEFAULT])
+        unreachable = None
+        for place in self._order(key):
             try:
-                return call(storage)
-            except NotFound as error:
-                missing.append(error)
+                return ask(place)
+            except NotFound:
+                continue
             except Retryable as error:
-                failure = error
-        if failure is not None:
-            raise failure
-        if len(missing) == 1:
-            raise missing[0]
-        name = place_of(key) or ""
+                unreachable = unreachable or error
+        if unreachable:
+            raise _perhaps(key, unreachable) from unreachable
+        if self.head(key) is not None:  # Raises NotFound for a bucket that is not there.
+            raise Retryable(f"{key!r} was moved from one place to another while it was looked for.")
         raise NotFound(
-            f"{str(missing[0]).removesuffix('.')}, nor in the other places given; it belongs to the locality"
-            f" {self._tiers.get(name, name)}, whose URI may be missing or another one."
+            f"There is no object {key!r} in any of the {len(self._places)} places given; it belongs to the locality"
+            f" {self._tiers.get(name, name)}: give the URI of that locality, or of the place that its files were moved to."
         )
+
+    def _listed(self, name: str, prefix: str) -> Iterator[tuple[str, int, ObjectInfo]]:
+        """What the merged listing takes from one place. Of copies the one comes first that is read."""
+        for info in self._places[name].list(prefix):
+            home = place_of(info.key)
+            if name == _DEFAULT or home is not None:
+                yield info.key, 0 if home == name else 1 + self._ranks[name], info
+
+    def _folders(self, name: str, prefix: str) -> Iterator[tuple[str, str]]:
+        """The folders of one place; the default's name is the smallest."""
+        return ((folder, name) for folder in self._places[name].list_folders(prefix))
+
+    def _holds_placed(self, name: str, prefix: str) -> bool:
+        return any(place_of(info.key) is not None for info in self._places[name].list(prefix))
 
 
 class LockableSpreadStorage(SpreadStorage):
@@ -158,43 +199,38 @@ class LockableSpreadStorage(SpreadStorage):
 
     @property
     def object_lock(self) -> ObjectLock | None:
-        """What new objects are protected with, at the first place that protects any."""
-        locks = (storage.object_lock for storage in self._all if isinstance(storage, LockableStorage))
-        return next((lock for lock in locks if lock is not None), None)
+        """What new objects are protected with at the first place that protects them."""
+        able = (place for place in self._places.values() if isinstance(place, LockableStorage))
+        return next((place.object_lock for place in able if place.object_lock is not None), None)
 
     def lock_of(self, key: str) -> LockInfo | None:
-        """How the object is protected now. Raises NotFound."""
+        """How the object is protected where it is read; None where objects cannot be locked. Raises what `get` raises."""
 
-        def asked(storage: Storage) -> LockInfo | None:
-            if isinstance(storage, LockableStorage):
-                return storage.lock_of(key)
-            _there(storage.head(key), key)
+        def ask(place: Storage) -> LockInfo | None:
+            if isinstance(place, LockableStorage):
+                return place.lock_of(key)
+            _require(place, key)
             return None
 
-        return self._first(key, asked)
+        return self._found(key, ask)
 
     def extend_lock(self, key: str, until: float) -> bool:
-        """Protect the object at least until `until` (Unix seconds); whether that had to be done. Raises NotFound, BadInput."""
+        """Protect the object where it is read, at least until `until` (Unix seconds); whether that had to be done. Raises what
+        `get` raises, and BadInput where objects cannot be locked."""
 
-        def extended(storage: Storage) -> bool:
-            if isinstance(storage, LockableStorage):
-                return storage.extend_lock(key, until)
-            _there(storage.head(key), key)
-            raise BadInput(f"{key!r} lies in {storage.display_uri}, which has no object locks.")
+        def ask(place: Storage) -> bool:
+            if isinstance(place, LockableStorage):
+                return place.extend_lock(key, until)
+            _require(place, key)
+            raise BadInput(f"{key!r} is in {place.display_uri}, a store whose object locks Spanvault cannot extend.")
 
-        return self._first(key, extended)
-
-
-def _there(info: ObjectInfo | None, key: str) -> ObjectInfo:
-    if info is None:
-        raise NotFound(f"There is no object {key!r}.")
-    return info
+        return self._found(key, ask)
 
 
-def _each_once(streams: Iterable[Iterator[_Found]], name: Callable[[_Found], str]) -> Iterator[_Found]:
-    """Ascending streams as one, of equal names the first."""
-    last: str | None = None
-    for found in heapq.merge(*streams, key=lambda one: name(one).encode()):
-        if name(found) != last:
-            last = name(found)
-            yield found
+def _require(place: Storage, key: str) -> None:
+    if place.head(key) is None:
+        raise NotFound(f"There is no object {key!r} in {place.display_uri}.")
+
+
+def _perhaps(key: str, unreachable: Retryable) -> Retryable:
+    return Retryable(f"{key!r} may be in a place that cannot be reached now, and is in none of the others: {unreachable}")
