@@ -176,12 +176,13 @@ def test_expiry_is_a_dry_run_by_default(probe: dict[str, Any]) -> None:
 def test_examples_of_the_documentation_load(site: AirflowSite, tmp_path: Path) -> None:
     text = (PROJECT / "docs/airflow.md").read_text()
     examples = re.findall(r"<!-- executed by .*? -->\n```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for number, example in enumerate(examples):
         (tmp_path / f"example_{number}.py").write_text(example)
     probe = json.loads(replace(site, dags=tmp_path).python("-m", "tests.kit.dag_probe").splitlines()[-1])
     assert probe["import_errors"] == {}
-    assert set(probe["dags"]) == {"crm_backup", "check_crm"}
+    assert set(probe["dags"]) == {"crm_backup", "crm_everywhere", "check_crm"}
+    assert len(probe["dags"]["crm_everywhere"]["params"]["into"]["value"].splitlines()) == 2
     assert probe["dags"]["crm_backup"]["params"]["into"]["value"] == "nodelocal://self/backups/crm"
 
 
