@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from spanvault.database.postgres.quoting import quote
 from spanvault.embedded.postgres import PostgresServer
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.errors import Refused
+from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupOptions
 from tests.kit.harness import Backup
@@ -73,10 +75,14 @@ class NodeBackup(Backup):
 
     def take(self) -> Manifest:
         """All steps, in this process."""
-        assert self.cluster is not None
         plan = self.plan()
         self.export(plan)
         self.context.reached("export.all")
+        return self.finish(plan)
+
+    def finish(self, plan: Plan) -> Manifest:
+        """What comes behind the export."""
+        assert self.cluster is not None
         key = seal_backup(self.context, self.cluster, self.uri, plan)
         manifest = write_manifest(self.context, self.uri, plan, key)
         advance_protection(self.context, self.cluster, manifest)
@@ -248,8 +254,39 @@ def test_a_standby_is_used_once_it_has_replayed_enough(
         control.execute("select pg_wal_replay_resume()")
     assert set(backup.receipts) == {"standby_us" if resumed else "primary"}
     assert resumed != any("standby_us has replayed the log up to" in note for note in backup.progress.notes)
-    start = plan.databases[0].protection.start
-    assert all(one.seen_lsn >= start for one in read_receipts(backup.storage, plan.subdir, 0).values())
+    ready = plan.databases[0].ready
+    assert ready is not None
+    assert all(one.seen_lsn >= ready for one in read_receipts(backup.storage, plan.subdir, 0).values())
+
+
+def test_a_standby_must_show_what_was_open_when_its_table_was_published(
+    nodes: Nodes, source: TestDatabase, tmp_path: Path
+) -> None:
+    backup = NodeBackup(source, tmp_path, options=small(), cluster=primary_first(nodes, source), readers=("primary",))
+    backup.take()  # leaves a slot: only a new one waits for writers itself
+    source.execute(
+        "create table late (id int primary key, v text); insert into late select i, 'old' from generate_series(1, 99) i"
+    )
+    backup.readers = ("standby_us", "primary")
+    control = TestDatabase(nodes.standby_us, "postgres")
+    with ThreadPoolExecutor(1) as planner:
+        with source.connect(autocommit=False) as writer:
+            writer.execute("update late set v = 'new'")
+            planned = planner.submit(backup.plan)
+            wait_for(nodes.primary, "select count(*) > 0 from pg_stat_activity where application_name = 'spanvault plan'"
+                                    " and query like '%pg_snapshot_xmin%'")  # fmt: skip
+            nodes.caught_up()
+            control.execute("select pg_wal_replay_pause()")
+        plan = planned.result()
+    backup.wait = 0.3
+    try:
+        replayed = Lsn.parse(control.execute("select pg_last_wal_replay_lsn()::text")[0][0])
+        assert replayed >= plan.databases[0].protection.start, "or the test shows nothing"
+        backup.export(plan)
+    finally:
+        control.execute("select pg_wal_replay_resume()")
+    assert backup.receipts.keys() == {"primary"}
+    assert backup.rows(backup.finish(plan), "late") == [f"({i},new)" for i in sorted(range(1, 100), key=str)]
 
 
 @pytest.mark.parametrize("moment", ["while it is read", "before it is read"])

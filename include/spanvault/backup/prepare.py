@@ -23,7 +23,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.nodes import discover
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
-from spanvault.database.postgres.server import Connection, identity, scalar
+from spanvault.database.postgres.server import Connection, identity, mark_log, scalar
 from spanvault.errors import Damaged, KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
@@ -178,7 +178,10 @@ def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Ow
         # Shapes are read again behind the wait: from here on every change is in the log.
         tables = read_tables(query, [table.oid for table in tables])
         return PlannedDatabase(
-            database=database.model_copy(update={"tables": tables}), protection=protection, types_version=types_version(query)
+            database=database.model_copy(update={"tables": tables}),
+            protection=protection,
+            types_version=types_version(query),
+            ready=mark_log(connection) if len(cluster.endpoints) > 1 else None,
         )
 
 

@@ -2,7 +2,8 @@
 
 A standby's snapshot is a state that the primary was in, but which one is known only roughly: it holds all that was replayed
 before it was taken. So what has been replayed, and on which timeline, is read in statements of their own before a span's
-transaction begins, not within it.
+transaction begins, not within it. It must reach behind the wait for writers, not only to the protection's start: a
+transaction that was open while its table was published is not wholly in the log, and ends before the wait does.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class SpanSession:
         self.tier = run.places.choose(endpoint.locality)
         self.data: Storage = limited(run.data, endpoint.session_rate)
         self._run = run
-        self._start = planned.protection.start
+        self._ready = planned.ready
         self._turns = turns
         self._patience = patience
         self._walsender: Walsender | None = None
@@ -80,11 +81,13 @@ class SpanSession:
 
     def _wait_until_replayed(self) -> None:
         deadline = time.monotonic() + self._run.wait_seconds
-        while (replayed := replay_lsn(self.copy.fetch_row)) < self._start:
+        if self._ready is None:
+            raise Refused(f"The backup was planned for a primary alone, and node {self.endpoint.node} is a standby.")
+        while (replayed := replay_lsn(self.copy.fetch_row)) < self._ready:
             if time.monotonic() > deadline:
                 raise Busy(
-                    f"Standby {self.endpoint.node} has replayed the log up to {replayed} only, and the backup begins at"
-                    f" {self._start}; it did not get there within {self._run.wait_seconds:g} s."
+                    f"Standby {self.endpoint.node} has replayed the log up to {replayed} only, and can be read from"
+                    f" {self._ready} on; it did not get there within {self._run.wait_seconds:g} s."
                 )
             time.sleep(0.05)
 

@@ -96,11 +96,14 @@ class LayerEnd(Value):
 
 
 class PlannedDatabase(Value):
-    """A database as it was when planned; its tables are those whose rows the backup holds."""
+    """A database as it was when planned; its tables are those whose rows the backup holds. `ready` is a position behind the
+    wait for writers and the look at the tables: a standby must have replayed up to there before it is read. None: planned
+    for the primary alone."""
 
     database: Database
     protection: Protection
     types_version: str
+    ready: Lsn | None = None
 
 
 class Plan(Value):

@@ -51,6 +51,14 @@ def flush_lsn(connection: Connection) -> Lsn:
     return Lsn.parse(scalar(connection, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text"))
 
 
+def mark_log(connection: Connection) -> Lsn:
+    """A position behind every commit that is visible by now, written for the purpose and flushed: once a standby has
+    replayed up to there it shows them all. The insert position would not do: in a quiet log nothing reaches it."""
+    with connection.transaction():
+        connection.execute("SET LOCAL synchronous_commit = 'local'")
+        return Lsn.parse(scalar(connection, "SELECT pg_catalog.pg_logical_emit_message(true, 'spanvault', 'ready')::text"))
+
+
 def server_time(connection: Connection) -> datetime:
     """The server's clock, UTC."""
     return utc(scalar(connection, "SELECT pg_catalog.clock_timestamp()"))
