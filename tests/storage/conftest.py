@@ -11,23 +11,32 @@ import pytest
 from spanvault.config.connections import EnvironmentConnections
 from spanvault.config.settings import Settings
 from spanvault.embedded.seaweed import SeaweedServer
+from spanvault.model.places import Places
 from spanvault.storage.base import Storage
 from spanvault.storage.registry import open_storage
+from spanvault.storage.spread import spread
 from tests.kit.azurite import Azurite
 from tests.kit.fake_gcs import FakeGcs
 from tests.kit.tcp_proxy import TcpProxy
 
 OpenStorage = Callable[..., Storage]
 BUCKET = "contract"
+BACKENDS = ("file", "s3", pytest.param("azure", marks=pytest.mark.apt), "gs")
 
 
 @pytest.fixture
 def opened() -> OpenStorage:
-    """Opens a URI, with settings as keywords."""
+    """Opens a URI, or several of which each is on a line of its own, with settings as keywords."""
 
     def opened(uri: str, connections: dict[str, str] | None = None, **settings: object) -> Storage:
-        known = Settings.model_validate(settings)
-        return open_storage(uri, settings=known, connections=EnvironmentConnections(connections or {}))
+        def one(uri: str) -> Storage:
+            known = Settings.model_validate(settings)
+            return open_storage(uri, settings=known, connections=EnvironmentConnections(connections or {}))
+
+        if "\n" not in uri:
+            return one(uri)
+        places = Places.parse(uri)
+        return spread(one(places.default.revealed()), {tier: one(other.revealed()) for tier, other in places.others})
 
     return opened
 
@@ -73,15 +82,20 @@ def at_fake_gcs(fake_gcs: FakeGcs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake_gcs.endpoint)
 
 
-@pytest.fixture(params=["file", "s3", pytest.param("azure", marks=pytest.mark.apt), "gs"])
+@pytest.fixture(params=BACKENDS)
 def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URI of an empty place on each backend."""
-    if request.param == "file":
+    return uri_on(request.param, request, tmp_path)
+
+
+def uri_on(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty place."""
+    if backend == "file":
         return f"file://{tmp_path}/backups"
-    if request.param == "azure":
+    if backend == "azure":
         azurite: Azurite = request.getfixturevalue("azurite")
         return azurite.uri(request.getfixturevalue("container"), f"{uuid.uuid4()}/backups")
-    if request.param == "gs":
+    if backend == "gs":
         request.getfixturevalue("at_fake_gcs")
         return f"gs://{request.getfixturevalue('gcs_bucket')}/{uuid.uuid4()}/backups?AUTH=implicit"
     seaweed: SeaweedServer = request.getfixturevalue("seaweed")

@@ -1,4 +1,4 @@
-"""The contract of storage/base.py, on every backend."""
+"""The contract of storage/base.py, on every backend, and on several places that are one storage."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from spanvault.errors import AlreadyExists, BadInput, NotFound, Retryable
 from spanvault.storage.base import Storage
 from tests.kit.faults import Killed
+from tests.storage.conftest import BACKENDS, uri_on
 
 SMALL = 1 << 10
 SEVERAL_PARTS = 20 << 20  # S3 parts and Azure blocks have 8 MiB, chunks of Google Cloud Storage 16 MiB.
@@ -36,16 +38,21 @@ UNICODE_KEYS = [
 # Writes a stream, says so, and waits to be killed.
 KILLED_WRITER = """
 import sys
-from spanvault.config.connections import EnvironmentConnections
-from spanvault.config.settings import Settings
-from spanvault.storage.registry import open_storage
+from spanvault.engine.context import Context
 uri, key, size = sys.argv[1:]
-storage = open_storage(uri, settings=Settings(), connections=EnvironmentConnections({}))
-with storage.open_write(key) as writer:
+with Context().stored(uri).open_write(key) as writer:
     writer.write(bytes(int(size)))
     print("written", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture(params=[*BACKENDS, "spread"])
+def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty place on each backend, and those of several."""
+    if request.param != "spread":
+        return uri_on(request.param, request, tmp_path)
+    return "\n".join(f"file://{tmp_path}/{tier}?COCKROACH_LOCALITY={tier}" for tier in ("default", "region%3Deu", "region%3Dus"))
 
 
 def keys(storage: Storage, prefix: str = "") -> list[str]:
