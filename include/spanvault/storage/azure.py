@@ -68,7 +68,7 @@ class AzureStorage:
         """Stream an object; visible when the block ends without an exception."""
         blob, token = self._blob(key), str(uuid.uuid4())
         writer = AzureWriter(
-            blob, token=token, metadata={_WRITER: token}, memory=self._memory, guard=lambda: self._translated(key)
+            blob, token=token, create={"metadata": {_WRITER: token}}, memory=self._memory, guard=lambda: self._translated(key)
         )
         try:
             yield writer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from spanvault.storage.parts import PartWriter
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 FIRST_PART_BYTES = 8 << 20
 MAX_PARTS = 10_000
 _PARTS_PER_SIZE = 64
-_UPLOAD_THREADS = 4
 _log = logging.getLogger(__name__)
 
 
@@ -32,11 +31,10 @@ class _Algorithm(TypedDict, total=False):
     ChecksumAlgorithm: Literal["CRC32"]
 
 
-class S3Writer:
+class S3Writer(PartWriter["CompletedPartTypeDef"]):
     """A Writer whose bytes become the object by `finish()`, or go away by `abort()`.
 
-    `memory` bounds the bytes of parts on their way (always at least one part); one more part is being filled. `guard`
-    translates boto3's errors; `create` holds the object's properties (storage class, encryption, lock, metadata).
+    `memory` and `guard` are PartWriter's; `create` holds the object's properties (storage class, encryption, lock, metadata).
     """
 
     def __init__(
@@ -50,87 +48,43 @@ class S3Writer:
         checksums: bool,
         guard: Callable[[], AbstractContextManager[None]],
     ) -> None:
+        super().__init__(part_bytes=part_bytes, memory=memory, guard=guard)
         self._client = client
         self._bucket = bucket
         self._name = name
         self._create = create
-        self._memory = memory
-        self._guard = guard
         # A part's checksum is asked for by name, so that the answer to the last call can be checked against all of them.
         self._algorithm: _Algorithm = {"ChecksumAlgorithm": "CRC32"} if checksums else {}
-        self._buffer = bytearray()
-        self._number = 1
-        self._upload_id: str | None = None
-        self._threads: ThreadPoolExecutor | None = None
-        self._pending: deque[tuple[int, Future[CompletedPartTypeDef]]] = deque()
-        self._parts: list[CompletedPartTypeDef] = []
-        self.publishing = False  # Whether a call was made that makes the object visible.
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Take all of `data`; waits while too many bytes are on their way."""
-        view = memoryview(data).cast("B")
-        position = 0
-        while position < len(view):
-            room = part_bytes(self._number) - len(self._buffer)
-            self._buffer += view[position : position + room]
-            position += room
-            if len(self._buffer) == part_bytes(self._number):
-                with self._guard():
-                    self._send()
-        return len(view)
-
-    def finish(self) -> None:
-        """Make the object visible."""
-        with self._guard():
-            if self._upload_id is None:
-                self.publishing = True
-                self._client.put_object(Bucket=self._bucket, Key=self._name, **self._create, Body=bytes(self._buffer))
-                return
-            if self._buffer:
-                self._send()
-            while self._pending:
-                self._collect()
-            self._close_threads()
-            self.publishing = True
-            self._client.complete_multipart_upload(
-                Bucket=self._bucket, Key=self._name, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
-            )
+        self._upload_id = ""
 
     def abort(self) -> None:
         """Give up what was sent. What cannot be removed now is found later by `list_unfinished`."""
         # A part that arrives after the abort would stay, so those on their way are awaited.
-        self._close_threads()
-        if self._upload_id is not None:
+        self.stop()
+        if self._upload_id:
             try:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._name, UploadId=self._upload_id)
             except (BotoCoreError, ClientError) as error:
                 _log.warning("The unfinished upload of %s could not be removed: %s", self._name, error)
 
-    def _send(self) -> None:
-        if self._upload_id is None or self._threads is None:
-            started = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name, **self._create, **self._algorithm)
-            self._upload_id = started["UploadId"]
-            self._threads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="spanvault-upload")
-        part, self._buffer = self._buffer, bytearray()
-        while self._pending and sum(size for size, _ in self._pending) + len(part) > self._memory:
-            self._collect()
-        self._pending.append((len(part), self._threads.submit(self._send_part, self._upload_id, self._number, part)))
-        self._number += 1
+    def _begin(self, part: bytes) -> Sequence[CompletedPartTypeDef]:
+        started = self._client.create_multipart_upload(Bucket=self._bucket, Key=self._name, **self._create, **self._algorithm)
+        self._upload_id = started["UploadId"]
+        return ()
 
-    def _send_part(self, upload_id: str, number: int, part: bytearray) -> CompletedPartTypeDef:
-        body = cast("bytes", part)  # boto3 takes a bytearray too; its stubs do not say so, and a copy costs memory.
+    def _send_part(self, number: int, part: bytes) -> CompletedPartTypeDef:
         answer = self._client.upload_part(
-            Bucket=self._bucket, Key=self._name, UploadId=upload_id, PartNumber=number, Body=body, **self._algorithm
+            Bucket=self._bucket, Key=self._name, UploadId=self._upload_id, PartNumber=number, Body=part, **self._algorithm
         )
         done: CompletedPartTypeDef = {"PartNumber": number, "ETag": answer["ETag"]}
         if "ChecksumCRC32" in answer:
             done["ChecksumCRC32"] = answer["ChecksumCRC32"]
         return done
 
-    def _collect(self) -> None:
-        _, future = self._pending.popleft()
-        self._parts.append(future.result())
+    def _publish_whole(self, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=self._name, **self._create, Body=data)
 
-    def _close_threads(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=True, cancel_futures=True)
+    def _publish_parts(self, sent: list[CompletedPartTypeDef]) -> None:
+        self._client.complete_multipart_upload(
+            Bucket=self._bucket, Key=self._name, UploadId=self._upload_id, MultipartUpload={"Parts": sent}
+        )
