@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from spanvault.backup.throttle import TURN_LOCK
+from spanvault.backup.span_session import open_node
+from spanvault.backup.throttle import TURN_LOCK, overload
 from spanvault.collection.files import read_files
 from spanvault.collection.receipts import read_receipts
 from spanvault.config.clusters import Cluster
@@ -25,6 +26,7 @@ from spanvault.errors import Refused
 from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupOptions
+from spanvault.storage.limit import LimitedStorage
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, fresh_database
 from tests.kit.standbys import Nodes, running_nodes, someone_at_work, wait_for
@@ -338,6 +340,39 @@ def test_turns_and_load_are_kept_to(nodes: Nodes, source: TestDatabase, tmp_path
     for server in nodes.servers:
         held = "select count(*) = 0 from pg_locks where locktype = 'advisory'"
         wait_for(server, held)
+
+
+def test_the_primary_counts_by_the_worst_of_its_standbys(nodes: Nodes, source: TestDatabase) -> None:
+    standby = TestDatabase(nodes.standby_b, "postgres")
+    cluster = primary_first(nodes, source, max_replay_lag=0.5)
+    standby.execute("alter system set recovery_min_apply_delay = '1500ms'")
+    standby.execute("select pg_reload_conf()")
+    try:
+        wait_for(nodes.standby_b, "select current_setting('recovery_min_apply_delay') = '1500ms'")
+        source.execute(f"delete from {QUIET} where id = 1")
+        wait_for(nodes.primary, "select max(replay_lag) > interval '1 s' from pg_stat_replication")
+        with source.connect() as session:
+            told = overload(cluster, lambda query: session.execute(query.encode()).fetchone(), standby=False)
+    finally:
+        standby.execute("alter system reset recovery_min_apply_delay")
+        standby.execute("select pg_reload_conf()")
+    assert told.startswith("one of its standbys is ")
+    assert told.endswith(" s behind, allowed are 0.5 s (max_replay_lag)")
+    with source.connect() as session:
+        assert not overload(
+            cluster.model_copy(update={"max_replay_lag": 9}), lambda q: session.execute(q.encode()).fetchone(), standby=False
+        )
+
+
+def test_a_session_writes_at_its_share_of_the_nodes_rate(nodes: Nodes, source: TestDatabase, tmp_path: Path) -> None:
+    backup = NodeBackup(source, tmp_path, options=small(), cluster=primary_first(nodes, source))
+    plan = backup.plan()
+    assert backup.cluster is not None
+    run = backup.context.run(backup.cluster, backup.uri, plan)
+    slow = backup.cluster.primary.model_copy(update={"rate_limit": 1000, "max_connections": 4})
+    with open_node(run, slow, plan.databases[0], 1) as node:
+        assert isinstance(node.data, LimitedStorage)
+        assert node.data._limit._rate == 250
 
 
 def test_files_go_where_the_node_is_and_strict_allows_no_other(nodes: Nodes, source: TestDatabase, tmp_path: Path) -> None:

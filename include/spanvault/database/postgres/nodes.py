@@ -31,8 +31,12 @@ ACTIVE_SESSIONS = (
     "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active'"
     f" AND pid <> pg_catalog.pg_backend_pid() AND application_name NOT LIKE '{APPLICATION_NAME}%'"
 )
-# The worst of a primary's standbys. Lags of those that are not measured at the moment are null.
-WORST_LAG = "SELECT pg_catalog.date_part('epoch', pg_catalog.max(replay_lag))::float8 FROM pg_catalog.pg_stat_replication"
+# The worst of a primary's standbys; logical subscribers are none. Lags that are not measured at the moment are null.
+WORST_LAG = (
+    "SELECT pg_catalog.date_part('epoch', pg_catalog.max(replay_lag))::float8 FROM pg_catalog.pg_stat_replication"
+    " WHERE pid NOT IN (SELECT active_pid FROM pg_catalog.pg_replication_slots"
+    " WHERE slot_type = 'logical' AND active_pid IS NOT NULL)"
+)
 _POSITIONS = (
     "SELECT pg_catalog.pg_last_wal_receive_lsn()::text, pg_catalog.pg_last_wal_replay_lsn()::text,"
     " EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'),"
