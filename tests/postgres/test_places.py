@@ -15,16 +15,26 @@ from spanvault.collection.layout import path_kind
 from spanvault.config.clusters import Cluster
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
+from spanvault.engine.execute import execute
 from spanvault.engine.local import run_backup
 from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups
 from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BrokenChain, Damaged, NotFound, Refused
 from spanvault.model.locality import Locality
 from spanvault.model.manifest import Manifest
-from spanvault.model.request import BackupOptions, BackupRequest, EncryptionOptions, RestoreOptions, RestoreRequest
+from spanvault.model.request import (
+    BackupOptions,
+    BackupRequest,
+    EncryptionOptions,
+    RestoreOptions,
+    RestoreRequest,
+    ShowBackupRequest,
+)
 from spanvault.model.target import DatabaseTarget
+from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database
 
+pytestmark = pytest.mark.slow
 TABLES = ("t", "keyless")
 TIERS = ("region=eu", "region=us")
 PLAIN = EncryptionOptions()
@@ -137,6 +147,10 @@ def test_a_place_that_is_not_given_is_asked_for(spread: Spread) -> None:
     for given, missing in ((spread.uri("region=eu"), "region=us"), (spread.uri("region=us"), "region=eu")):
         with pytest.raises(NotFound, match=rf"BACKUP_PART_.* not found in the locations given: .*COCKROACH_LOCALITY={missing}"):
             spread.restored(given)
+        notes = Notes()
+        context = replace(spread.context, progress=notes)
+        assert execute(context, ShowBackupRequest(collection=given), cluster=None).rows
+        assert [note for note in notes.notes if "not in the locations given" in note and missing in note]
 
 
 def test_files_may_be_moved_and_gathered(spread: Spread) -> None:

@@ -52,6 +52,7 @@ def _show(context: Context, request: ShowBackupRequest) -> Result:
         check_files=request.check_files,
         as_json=request.as_json,
         open_location=context.locations(request.collection),
+        note=context.progress.note,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from spanvault.collection.chain import Layer, OpenLocation, no_locations, original_layers
 from spanvault.collection.files import read_files
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import list_chains
 from spanvault.collection.lookup import find_subdir
+from spanvault.collection.parts import missing_parts
 from spanvault.model.cut import format_time
 from spanvault.model.manifest import Manifest, ManifestDatabase
 from spanvault.model.result import Cell, Result
@@ -47,25 +48,36 @@ def show_backup(
     check_files: bool = False,
     as_json: bool = False,
     open_location: OpenLocation | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """SHOW BACKUP: a row for each database, schema, table, view and sequence of each valid layer that a run committed.
 
     Views and sequences are tables to CockroachDB, and so to `object_type`. `size_bytes` are bytes on the source, TOAST
-    included. `check_files` adds `file_bytes`, the bytes in the backup, and raises Damaged with up to ten paths when
-    files are missing; `open_location` is for layers whose data files are at an incremental location. `restorable_from`
-    and `restorable_to` of a layer with revision history: any time between the two can be restored, NULL of any other,
-    which only `end_time` can. `as_json` gives the stored manifest of each layer in one column. Raises NotFound.
+    included. `check_files` adds `file_bytes`, the bytes in the backup, and raises Damaged with up to ten paths when files
+    are missing; `note` hears which places are not given; `open_location` is for layers whose data files are at an
+    incremental location. `restorable_from` and `restorable_to` of a layer with revision history: any time between the two
+    can be restored, NULL of any other, which only `end_time` can. `as_json` gives the stored manifest of each layer in
+    one column. Raises NotFound.
     """
     found = find_subdir(storage, subdir)
     if check_files:
         verify_files(storage, found, open_location=open_location or no_locations).require_pass()
     layers = original_layers(storage, found, open_location=lambda _: storage)  # no data file is read
+    _tell_missing(storage, layers, note)
     if as_json:
         return Result(columns=("manifest",), rows=tuple((_compact(layer.manifest),) for layer in layers))
     return Result(
         columns=(*COLUMNS, *(("file_bytes",) if check_files else ()), *WINDOW_COLUMNS),
         rows=tuple(row for layer in layers for row in _layer_rows(storage, layer, check_files)),
     )
+
+
+def _tell_missing(storage: Storage, layers: Iterable[Layer], note: Callable[[str], None]) -> None:
+    """Say which localities' URIs a restore would ask for; what is shown needs none of them."""
+    here = [layer.manifest for layer in layers if layer.manifest.location is None]
+    missing = sorted({locality for manifest in here for locality in missing_parts(storage, manifest)})
+    if missing:
+        note(f"Parts of this backup are not in the locations given; a restore needs the URIs of {', '.join(missing)} too.")
 
 
 def _compact(manifest: Manifest) -> str:
