@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from spanvault.backup import changes, export, seal, sealing
+from spanvault.backup import changes, export, seal, sealing, span_session
 from spanvault.collection.receipts import read_receipts
 from spanvault.database.postgres import protect
 from spanvault.database.postgres.protect import Owner
@@ -156,7 +156,7 @@ def test_asynchronous_commit_is_durable_before_its_receipt(backup: Backup, monke
 
     backup.at = {"export.before_span": [commit_asynchronously] * 50, "export.after_receipt": [look] * 50}
     with monkeypatch.context() as without:
-        without.setattr(export, "_wait_until_flushed", lambda *_: None)
+        without.setattr(span_session, "_wait_until_flushed", lambda *_: None)
         backup.take()
     assert sum(unflushed) > 0, "no commit was visible before it was durable, so the test shows nothing"
     unflushed.clear()
@@ -694,8 +694,10 @@ def test_the_log_in_many_chunks(backup: Backup, monkeypatch: pytest.MonkeyPatch)
 
     original = changelog.ChangeLog.__init__
 
-    def small(self: changelog.ChangeLog, storage: Storage, subdir: str, number: int, database: str) -> None:
-        original(self, storage, subdir, number, database, 20_000)
+    def small(
+        self: changelog.ChangeLog, storage: Storage, subdir: str, number: int, database: str, *, tier: str | None = None
+    ) -> None:
+        original(self, storage, subdir, number, database, tier=tier, chunk_bytes=20_000)
 
     monkeypatch.setattr(changelog.ChangeLog, "__init__", small)
     fill(backup.database, 300, ", big text")
