@@ -59,6 +59,19 @@ def places(default: str, what: str) -> Param:
     )
 
 
+def incremental_location_field(what: str, section: str) -> Param:
+    """Where the data of incremental layers is: as `places`, or nothing."""
+    return Param(
+        None,
+        type=["null", "string"],
+        format="multiline",
+        pattern=SAFE_PLACES,
+        title="Incremental location",
+        description_md=f"{what} One URI, or for a locality-aware backup one a line. No keys or passwords.",
+        section=section,
+    )
+
+
 def cluster(default: str, known: list[str], title: str, what: str) -> Param:
     """A cluster of clusters.yaml."""
     return Param(default, type="string", minLength=1, examples=known, title=title, description_md=what, section=WHERE)

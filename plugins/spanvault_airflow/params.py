@@ -11,12 +11,12 @@ from spanvault_airflow.fields import (
     CHAIN,
     DURATION,
     HOW,
-    SAFE_URI,
     WHAT,
     WHERE,
     cluster,
     collection,
     execution_locality_field,
+    incremental_location_field,
     places,
     subdir,
     target_fields,
@@ -122,16 +122,10 @@ def chain_fields(default_cluster: str, known_clusters: list[str], into: str) -> 
             description="Tables whose changes the log cannot tell, because they have no usable replica identity.",
             section=CHAIN,
         ),
-        "incremental_location": Param(
-            None,
-            type=["null", "string"],
-            pattern=SAFE_URI,
-            title="Incremental location",
-            description_md=(
-                "Put the data files of incremental layers below this URI instead of into the collection; the manifests stay in "
-                "the collection. No keys or passwords."
-            ),
-            section=CHAIN,
+        "incremental_location": incremental_location_field(
+            "Put the data files of incremental layers below this URI instead of into the collection; the manifests stay in the "
+            "collection.",
+            CHAIN,
         ),
     }
 
@@ -173,13 +167,8 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str, e
             ),
             section=WHERE,
         ),
-        "incremental_location": Param(
-            None,
-            type=["null", "string"],
-            pattern=SAFE_URI,
-            title="Incremental location",
-            description="Where the data files of the incremental layers are now, if they were moved.",
-            section=WHERE,
+        "incremental_location": incremental_location_field(
+            "Where the data files of the incremental layers are now, if they were moved.", WHERE
         ),
         "cluster": cluster(
             default_cluster, known_clusters, "Target cluster", "Where to restore to; nothing there is overwritten."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,12 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from spanvault.embedded.postgres import PostgresServer
 from spanvault.errors import Refused
 from spanvault_airflow.operators.base import require_worker_in
 from spanvault_airflow.operators.pick_batches import PickBatchesOperator
 from spanvault_airflow.operators.plan import BatchHandle
-from tests.kit.airflow import AirflowSite, DagRun
-from tests.kit.servers import TestDatabase, fresh_database
+from tests.kit.airflow import AirflowSite
 
-# The node has no locality, so its batches belong to no queue.
 CLUSTERS = """
 clusters:
   source:
@@ -133,53 +129,3 @@ def test_a_worker_elsewhere_says_so(monkeypatch: pytest.MonkeyPatch, here: str, 
     assert f"whose SPANVAULT_LOCALITY is {named};" in str(error.value)
     assert "EXECUTION LOCALITY = 'region=eu,zone=b'" in str(error.value)
     assert "queue of workers in region=eu,zone=b" in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def runs(
-    site: AirflowSite,
-    postgres: PostgresServer,
-    source_connection: Callable[[TestDatabase], dict[str, str]],
-    clusters_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, dict[str, Any]]]:
-    """A full backup, a layer on it and a run for another locality, by a worker in region=us: what became of their tasks."""
-    folder = tmp_path_factory.mktemp("places")
-    with fresh_database(postgres, "queues") as source:
-        source.execute("create table t (id int primary key); insert into t select generate_series(1, 500)")
-        variables = {"SPANVAULT_CLUSTERS_FILE": str(clusters_file), "SPANVAULT_LOCALITY": "region=us"}
-        here = replace(site, variables={**source_connection(source), **variables})
-        database = {"scope": "database", "names": [source.name]}
-        into = f"file://{folder}/all?COCKROACH_LOCALITY=default\nfile://{folder}/eu?COCKROACH_LOCALITY=region%3Deu\n"
-        conf = {"into": into, **database, "revision_history": True}
-        wanted = {
-            "full": DagRun("locality_aware_backup", conf, "2026-11-20T01:00:00+00:00"),
-            "layer": DagRun("locality_aware_backup", conf, "2026-11-20T02:00:00+00:00"),
-            "elsewhere": DagRun(
-                "locality_aware_backup", {**conf, "execution_locality": "region=eu"}, "2026-11-20T03:00:00+00:00"
-            ),
-        }
-        answers = dict(zip(wanted, here.dag_test(*wanted.values()), strict=True))
-        answers["files"] = {"all": sorted(file.name for file in folder.glob("all/*/*/*/chain/*.json"))}
-        yield answers
-
-
-def states(run: dict[str, Any]) -> dict[str, str]:
-    return {task["task"]: task["state"] for task in run["tasks"]}
-
-
-@pytest.mark.slow
-def test_the_run_goes_on_where_a_queue_has_nothing_to_do(runs: dict[str, dict[str, Any]]) -> None:
-    for name in ("full", "layer"):
-        assert runs[name]["state"] == "success"
-        assert states(runs[name])["export_eu"] == "skipped"
-        assert states(runs[name])["seal"] == "success"
-    assert states(runs["full"])["export"] == "success"
-    assert states(runs["layer"])["export"] == "skipped"
-    assert runs["files"]["all"] == ["000000.json", "000001.json"]
-
-
-@pytest.mark.slow
-def test_a_worker_elsewhere_fails_the_run_at_its_first_task(runs: dict[str, dict[str, Any]]) -> None:
-    assert runs["elsewhere"]["state"] == "failed"
-    assert states(runs["elsewhere"])["plan"] == "failed"

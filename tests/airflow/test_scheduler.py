@@ -142,6 +142,40 @@ def test_cancelled_run_leaves_no_process_and_ends_failed(api: AirflowApi, source
     api.wait_for(lambda: True if source.execute(sessions, [source.name]) == [(0,)] else None, 60)
 
 
+def test_restore_goes_before_a_backup_that_waited_longer(api: AirflowApi, source: TestDatabase, tmp_path: Path) -> None:
+    api.unpause("restore")
+    pool_slots(api, 0)
+    try:
+        backup = api.trigger("full_backup", conf_of(tmp_path / "collection", source))
+        restore = api.trigger(
+            "restore", {"collection": f"file://{tmp_path}/nothing", "scope": "database", "names": [source.name]}
+        )
+        first = (("full_backup", backup), ("restore", restore))
+        for dag_id, run_id in first:
+            api.wait_for(lambda run=(dag_id, run_id): plan_of(api, *run)["state"] == "scheduled" or None)  # type: ignore[misc]
+    finally:
+        pool_slots(api, 1)
+    try:
+        for dag_id, run_id in first:
+            api.wait_for(lambda run=(dag_id, run_id): plan_of(api, *run)["end_date"])  # type: ignore[misc]
+        begun = {dag_id: plan_of(api, dag_id, run_id)["start_date"] for dag_id, run_id in first}
+        assert begun["restore"] < begun["full_backup"]
+    finally:
+        pool_slots(api, 128)
+        cancel(api, backup)
+
+
+def pool_slots(api: AirflowApi, slots: int) -> None:
+    """How many tasks of Airflow's default pool may run at a time from now on."""
+    pool = {"pool": "default_pool", "slots": slots}
+    api.client.patch("/pools/default_pool", params={"update_mask": "slots"}, json=pool).raise_for_status()
+
+
+def plan_of(api: AirflowApi, dag_id: str, run_id: str) -> dict[str, Any]:
+    """The run's first task; nothing has happened to it while the scheduler has not seen the run."""
+    return next(task for task in api.tasks(dag_id, run_id) if task["task_id"] == "plan")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -155,5 +155,6 @@ class PlanBackupOperator(SpanvaultOperator):
         options = self.options_of(BackupOptions, {"execution_locality": self.execution_locality, **self.options})
         require_worker_in(options.execution_locality)
         if options.incremental_location is not None:
-            self.collection_uri(options.incremental_location)
+            location = self.collection_uri(options.incremental_location)
+            options = options.model_copy(update={"incremental_location": location})
         return BackupRequest(target=target_of(self.scope, self.names), append=self.append or None, into=into, options=options)

@@ -89,7 +89,8 @@ class PlanRestoreOperator(SpanvaultOperator):
         options = self.options_of(RestoreOptions, {"execution_locality": self.execution_locality, **self.options})
         require_worker_in(options.execution_locality)
         if options.incremental_location is not None:
-            self.collection_uri(options.incremental_location)
+            location = self.collection_uri(options.incremental_location)
+            options = options.model_copy(update={"incremental_location": location})
         return RestoreRequest(
             target=target_of(self.scope, self.names),
             subdir=self.subdir,
