@@ -97,8 +97,7 @@ class Settings(BaseSettings):
         ge=0,
         le=10_000,
         description=(
-            "Calls to S3 and Google Cloud Storage that one process has under way at a time, a download until its first bytes; "
-            "0: no limit."
+            "Calls to object stores that one process has under way at a time, a download until its first bytes; 0: no limit."
         ),
     )
 

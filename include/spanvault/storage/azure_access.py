@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential, TokenCredential
 from azure.core.exceptions import AzureError
+from azure.core.pipeline.transport import RequestsTransport
 from azure.identity import ClientSecretCredential, DefaultAzureCredential
 from azure.storage.blob import ContainerClient, ExponentialRetry
 from pydantic import SecretStr
@@ -18,6 +19,7 @@ from spanvault.config.connections import ConnectionInfo, ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.errors import BadInput, Refused
 from spanvault.model.uri import StorageUri
+from spanvault.storage.limit import CallLimit
 
 if TYPE_CHECKING:
     from azure.core.pipeline import PipelineRequest, PipelineResponse
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 READ_BYTES = 4 << 20
 # The service takes up to 5,000 MiB in one call; what the contract puts whole (64 MiB) never needs blocks.
 _SINGLE_PUT_BYTES = 1 << 30
+# What is taken from a connection at a time; as the SDK's own transport does, which otherwise takes 4 KiB.
+_RECEIVED_BYTES = 256 << 10
 _LONGEST_PAUSE = 20.0
 # Blob endpoint and sign-in host of each cloud: https://learn.microsoft.com/azure/storage/common/storage-powershell-independent-clouds
 # and https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud. Germany's was closed in 2021.
@@ -226,8 +230,30 @@ class AzureRetry(ExponentialRetry):
         return answer
 
 
+class _InTurn(RequestsTransport):
+    """Sends each request when its turn has come; pauses between tries take none. A download counts until its first bytes
+    come; signing in, which has a transport of its own, does not count."""
+
+    def __init__(self, calls: CallLimit, settings: Settings) -> None:
+        super().__init__(
+            connection_timeout=settings.storage_connect_timeout,
+            read_timeout=settings.storage_read_timeout,
+            connection_data_block_size=_RECEIVED_BYTES,
+        )
+        self._calls = calls
+
+    def send(self, request: Any, **options: Any) -> Any:
+        """Send once."""
+        self._calls.enter()
+        try:
+            return super().send(request, **options)
+        finally:
+            self._calls.leave()
+
+
 def azure_client(access: AzureAccess, container: str, settings: Settings, where: str) -> ContainerClient:
-    """A client with bounded waits and tries. It may be used from several threads. Raises BadInput."""
+    """A client with bounded waits, tries and calls. It may be used from several threads. Raises BadInput."""
+    calls = CallLimit.of(settings.storage_calls)
     try:
         return ContainerClient(
             access.url,
@@ -239,6 +265,7 @@ def azure_client(access: AzureAccess, container: str, settings: Settings, where:
             max_single_get_size=READ_BYTES,
             max_chunk_get_size=READ_BYTES,
             max_single_put_size=_SINGLE_PUT_BYTES,
+            **({"transport": _InTurn(calls, settings)} if calls else {}),
         )
     except (AzureError, ValueError) as error:
         raise BadInput(f"{where} cannot be reached as described: {str(error).rstrip('.')}.") from None
