@@ -130,6 +130,14 @@ def test_rows_of_a_locality_go_through_its_own_worker_to_its_own_place(site: Sit
     assert not list((tmp_path / "default").rglob("data/**/*.parquet"))
     assert len(list(tmp_path.glob("*/*/*/*/000000/BACKUP_PART_*.json"))) == 2
 
+    site.source.execute("update orders_us set place = place where id <= 10")
+    state, tasks, _ = site.run("locality_aware_backup", into=places(tmp_path))
+    assert state == "success", site.api.last_words()
+    assert {state for name in ("export", "export_spanvault_eu", "export_spanvault_us") for state, _ in hosts(tasks)[name]} == {
+        "skipped"
+    }, "a layer of changes has no batches; it is sealed all the same"
+    assert sorted(file.name for file in (tmp_path / "default").glob("*/*/*/chain/*.json")) == ["000000.json", "000001.json"]
+
     restored = f"{site.source.name}_restored"
     try:
         conf = {"collection": places(tmp_path), "new_db_name": restored}
