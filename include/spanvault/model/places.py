@@ -46,9 +46,11 @@ class Places:
                 )
         defaults = [uri for uri in parsed if uri.locality == DEFAULT_LOCALITY]
         if len(defaults) != 1:
-            found = "no default URL" if not defaults else f"{len(defaults)} default URLs"
-            raise BadInput(f"Of several URLs exactly one must have COCKROACH_LOCALITY=default; {found} was provided.")
-        others = tuple((str(uri.locality), uri) for uri in parsed if uri.locality != DEFAULT_LOCALITY)
+            raise BadInput(
+                f"Of several URLs exactly one must have COCKROACH_LOCALITY=default; here {len(defaults) or 'none'} has."
+            )
+        # Spaces around a tier's words mean nothing; with them no node would ever match.
+        others = tuple((str(Locality.parse(uri.locality or "")), uri) for uri in parsed if uri.locality != DEFAULT_LOCALITY)
         _check_names([tier for tier, _ in others])
         return cls(defaults[0], others)
 
