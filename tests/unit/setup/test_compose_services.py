@@ -19,7 +19,7 @@ from spanvault.embedded.ports import free_ports
 from spanvault.embedded.postgres import PostgresServer
 from spanvault.embedded.process import ServerProcess
 from spanvault.embedded.seaweed import SeaweedServer
-from tests.kit.celery_workers import RedisServer
+from tests.kit.celery_workers import ValkeyServer
 from tests.kit.compose import AIRFLOW_SERVICES, compose, environment_of
 from tests.kit.servers import TestDatabase
 from tests.kit.standbys import Nodes, running_nodes
@@ -50,9 +50,9 @@ def metadata(servers_folder: Path) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def redis(servers_folder: Path) -> Iterator[RedisServer]:
+def redis(servers_folder: Path) -> Iterator[ValkeyServer]:
     """The service `redis`, without its password."""
-    with RedisServer(servers_folder / "redis") as server:
+    with ValkeyServer(servers_folder / "redis") as server:
         yield server
 
 
@@ -66,7 +66,7 @@ def nodes(servers_folder: Path) -> Iterator[Nodes]:
 
 @pytest.fixture
 def run_service(
-    tmp_path: Path, metadata: PostgresServer, nodes: Nodes, redis: RedisServer, seaweed: SeaweedServer
+    tmp_path: Path, metadata: PostgresServer, nodes: Nodes, redis: ValkeyServer, seaweed: SeaweedServer
 ) -> Iterator[tuple[str, Callable[[str], ServerProcess]]]:
     """The API server's address, and what starts one service."""
     (api_port,) = free_ports(1)
