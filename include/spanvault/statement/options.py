@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from spanvault.errors import BadInput
+from spanvault.model.places import Places
 from spanvault.model.request import BackupOptions, EncryptionOptions, RestoreOptions, ShowBackupRequest
 from spanvault.model.units import parse_bytes, parse_duration
 from spanvault.statement import refuse
@@ -25,6 +26,11 @@ FIELDS: dict[str, dict[str, FieldInfo]] = {
     "RESTORE": dict(RestoreOptions.model_fields),
     "SHOW BACKUP": {name: ShowBackupRequest.model_fields[name] for name in ("check_files", "as_json")},
     "SHOW BACKUPS": {},
+}
+# CockroachDB's names of options in other words; shown as in its statements.
+SPELLINGS: dict[str, dict[str, str]] = {
+    "BACKUP": {"execution locality": "execution_locality", "strict storage locality": "strict"},
+    "RESTORE": {"execution locality": "execution_locality"},
 }
 # The options that say with what a backup is encrypted or read, with the fields of EncryptionOptions.
 KEY_OPTIONS = {"encryption_passphrase": "passphrase", "encryption_passphrase_from": "passphrase_from", "kms": "kms"}
@@ -51,7 +57,8 @@ def read_options(text: str, statement: str, node: Node | None) -> tuple[dict[str
     keys: dict[str, str | tuple[str, ...]] = {}
     for option in node.find_data("option") if node else ():
         words = [child for child in option.children if isinstance(child, Token)]
-        name = " ".join(folded(word) for word in words)
+        spelled = " ".join(folded(word) for word in words)
+        name = SPELLINGS.get(statement, {}).get(spelled, spelled)
         try:
             if name in values or KEY_OPTIONS.get(name) in keys:
                 raise BadInput(f"Option {name} is given twice.")
@@ -59,7 +66,8 @@ def read_options(text: str, statement: str, node: Node | None) -> tuple[dict[str
                 keys[KEY_OPTIONS[name]] = _key_value(name, option)
                 encryption(keys)
             elif name in FIELDS[statement]:
-                values[name] = _value(name, FIELDS[statement][name], _given(option))
+                given = _places(option) if name in URI_OPTIONS else _given(option)
+                values[name] = _value(name, FIELDS[statement][name], given)
             else:
                 raise BadInput(_unknown(statement, name, _shown_name(text, words)))
         except BadInput as error:
@@ -96,6 +104,26 @@ def _given(option: Node) -> str | bool | None:
     if value.data == "list" or not isinstance(token, Token):
         return None
     return unquoted(token) if token.type == "STRING" else folded(token) if token.type in {"WORD", "QUOTED"} else str(token)
+
+
+def _places(option: Node) -> str | bool | None:
+    """The value of an option that takes URIs: one, or a list."""
+    value = next((child for child in option.children if isinstance(child, Tree)), None)
+    if value is None or value.data != "list":
+        return _given(option)
+    return places_text([unquoted(token) for token in value.children if isinstance(token, Token) and token.type == "STRING"])
+
+
+def places_text(uris: Sequence[str]) -> str:
+    """The URIs of a statement as one text. Raises BadInput for what cannot be places of one collection."""
+    for uri in uris:
+        if not uri.strip():
+            raise BadInput("the URI is empty; write it as in 's3://bucket/backups'")
+        if "\n" in uri:
+            raise BadInput("the URI holds a line break; write several URIs as ('uri', 'uri')")
+    if len(uris) > 1:
+        Places.of(uris)
+    return "\n".join(uris)
 
 
 def names_of(statement: str) -> tuple[str, ...]:
@@ -143,7 +171,7 @@ def _form(name: str, field: FieldInfo) -> tuple[str, Callable[[Any], Any]]:
         return "a whole number", lambda given: _integer(name, given)
     if get_origin(field.annotation) is Literal:
         return " or ".join(repr(choice) for choice in get_args(field.annotation)), str
-    what = "a URI" if name in URI_OPTIONS else "a name"
+    what = "a URI" if name in URI_OPTIONS else "tiers such as 'region=eu'" if name == "execution_locality" else "a name"
     return what, lambda given: _text(name, what, given)
 
 

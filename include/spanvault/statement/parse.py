@@ -26,7 +26,7 @@ from spanvault.model.request import (
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
 from spanvault.model.units import parse_duration
 from spanvault.statement import refuse
-from spanvault.statement.options import Node, encryption, read_options
+from spanvault.statement.options import Node, encryption, places_text, read_options
 from spanvault.statement.problems import problem, syntax_problem
 from spanvault.statement.rules import problems
 from spanvault.statement.words import folded, unquoted
@@ -184,13 +184,12 @@ class _Reader:
         return ("LATEST" if subdir.upper() == "LATEST" else subdir), self._uri(place)
 
     def _uri(self, node: Node) -> str:
+        """One URI, or several with localities, as model/places.py reads them."""
         tokens = [token for token in _tokens(_child(node, 0)) if token.type == "STRING"]
-        if len(tokens) > 1:
-            raise problem(self._text, tokens[1].start_pos or 0, refuse.ONE_URI)
-        uri = unquoted(tokens[0])
-        if not uri.strip():
-            raise problem(self._text, tokens[0].start_pos or 0, "the URI is empty; write it as in 's3://bucket/backups'")
-        return uri
+        try:
+            return places_text([unquoted(token) for token in tokens])
+        except BadInput as error:
+            raise problem(self._text, tokens[0].start_pos or 0, str(error).removesuffix(".")) from None
 
     def _target(self, node: Node) -> Target:
         target = _find(node, "databases", "schemas", "tables")

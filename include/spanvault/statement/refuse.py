@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-ONE_URI = "this version writes a backup to one URI: locality-aware backups over several are not possible yet"
 FULL_AS_OF = (
     "A full backup reads the present and takes no AS OF SYSTEM TIME; take an incremental up to that time (BACKUP ... INTO "
     "LATEST IN 'uri' AS OF SYSTEM TIME ...), or merge what is there with `spanvault collection compact --full`"
@@ -29,7 +28,6 @@ SHOW_FILTERS = "this version lists all backups of a collection: NEWER THAN and O
 SYSTEM_USERS = "this version cannot restore roles alone: a restore of the whole cluster brings them"
 
 _VIRTUAL = "PostgreSQL has no virtual clusters"
-_LOCALITY = "this version cannot restrict where the work is done yet"
 _REGIONS = "PostgreSQL's databases have no regions"
 _SELECTIVE = "this version cannot leave out what depends on missing objects yet; restore them together"
 _LOCATION = "every layer's manifest says where its data is; RESTORE takes the option, for a URI with other access to that place"
@@ -39,14 +37,10 @@ _ONLINE = (
 
 OPTIONS: dict[str, dict[str, str]] = {
     "BACKUP": {
-        "execution locality": _LOCALITY,
-        "strict": ONE_URI,
-        "strict storage locality": ONE_URI,
         "include_all_virtual_clusters": _VIRTUAL,
         "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
     },
     "RESTORE": {
-        "execution locality": _LOCALITY,
         "skip_missing_foreign_keys": _SELECTIVE,
         "skip_missing_sequences": _SELECTIVE,
         "skip_missing_sequence_owners": _SELECTIVE,

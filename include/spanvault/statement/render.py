@@ -21,7 +21,7 @@ from spanvault.model.request import (
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, Target
 from spanvault.model.units import format_bytes
 from spanvault.model.uri import REDACTED, StorageUri, redact_text
-from spanvault.statement.options import BYTE_OPTIONS, FIELDS, KEY_OPTIONS, URI_OPTIONS
+from spanvault.statement.options import BYTE_OPTIONS, FIELDS, KEY_OPTIONS, SPELLINGS, URI_OPTIONS
 from spanvault.statement.words import name_text, string_text
 
 
@@ -46,9 +46,9 @@ def _redacted(uri: str) -> str:
 def _render(request: Request, show: Callable[[str], str]) -> str:
     if isinstance(request, BackupRequest):
         place = f"INTO {_within(request.append)} IN" if request.append is not None else "INTO"
-        parts = ("BACKUP", _target(request.target), place, string_text(show(request.into)), _as_of(request.as_of))
+        parts = ("BACKUP", _target(request.target), place, _uris(request.into, show), _as_of(request.as_of))
         return " ".join(filter(None, (*parts, _options("BACKUP", request.options, request.encryption, show))))
-    collection = string_text(show(request.collection))
+    collection = _uris(request.collection, show)
     if isinstance(request, ShowBackupsRequest):
         return f"SHOW BACKUPS IN {collection}"
     if isinstance(request, AlterBackupRequest):
@@ -60,6 +60,11 @@ def _render(request: Request, show: Callable[[str], str]) -> str:
         options = _options("RESTORE", request.options, request.encryption, show)
         return " ".join(filter(None, ("RESTORE", _target(request.target), place, _as_of(request.as_of), options)))
     return f"SHOW BACKUP {place} {_options('SHOW BACKUP', request, request.encryption, show)}".rstrip()
+
+
+def _uris(places: str, show: Callable[[str], str]) -> str:
+    texts = [string_text(show(uri)) for uri in places.split("\n")]
+    return f"({', '.join(texts)})" if len(texts) > 1 else texts[0]
 
 
 def _within(subdir: str) -> str:
@@ -91,12 +96,17 @@ def _pattern(pattern: TablePattern) -> str:
 
 def _options(statement: str, model: BaseModel, keys: EncryptionOptions, show: Callable[[str], str]) -> str:
     given = [
-        _option(name, show(value) if name in URI_OPTIONS else value)
+        f"{name} = {_uris(value, show)}" if name in URI_OPTIONS else _option(_spelled(statement, name), value)
         for name, field in FIELDS[statement].items()
         if (value := getattr(model, name)) != field.get_default()
     ]
     given += [f"{name} = {value}" for name, field in KEY_OPTIONS.items() if (value := _key(keys, field))]
     return "WITH " + ", ".join(given) if given else ""
+
+
+def _spelled(statement: str, name: str) -> str:
+    spelled = {ours: theirs for theirs, ours in SPELLINGS.get(statement, {}).items()}
+    return spelled[name].upper() if name in spelled else name
 
 
 def _key(keys: EncryptionOptions, field: str) -> str:

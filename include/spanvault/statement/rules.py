@@ -7,6 +7,7 @@ from datetime import datetime
 
 from spanvault.errors import BadInput
 from spanvault.model.cut import time_of_subdir
+from spanvault.model.places import Places
 from spanvault.model.request import AlterBackupRequest, BackupRequest, Request, RestoreRequest
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget, Target
 from spanvault.model.units import parse_duration
@@ -49,11 +50,30 @@ def _backup(request: BackupRequest) -> Iterator[Problem]:
             yield "as_of", f"{FULL_AS_OF}."
         if options.incremental_location is not None:
             yield "incremental_location", f"{FULL_LOCATION}."
-    elif request.append != "LATEST":
+    yield from _places(request)
+    if request.append not in {None, "LATEST"}:
         try:
-            time_of_subdir(request.append)
+            time_of_subdir(request.append or "")
         except BadInput as error:
             yield "append", str(error)
+
+
+def _places(request: BackupRequest) -> Iterator[Problem]:
+    """What is wrong with the localities of the URIs; what is wrong with a URI itself is told where it is opened."""
+    options = request.options
+    try:
+        given = Places.parse(request.into).localities
+        location = Places.parse(options.incremental_location).localities if options.incremental_location else given
+    except BadInput:
+        return
+    if location != given:
+        yield (
+            "incremental_location",
+            f"Option incremental_location has URIs for the localities {', '.join(location)}, and the collection for"
+            f" {', '.join(given)}: give the same for both.",
+        )
+    if options.strict and len(given) == 1:
+        yield "strict", "STRICT STORAGE LOCALITY is about several URIs with localities; there is one: leave it out."
 
 
 def _duration(option: str, text: str) -> Iterator[Problem]:

@@ -110,7 +110,7 @@ def test_names_and_times_of_a_wrong_form(text: str, sentence: str) -> None:
         ("on_broken_chain = 'skip'", ["Option on_broken_chain cannot be 'skip'", "'full' or 'fail'"]),
         ("incremental_location = ''", ["Option incremental_location needs a URI; it is empty"]),
         ("incremental_location", ["Option incremental_location needs a value: a URI"]),
-        ("incremental_location = ('s3://a', 's3://b')", ["Option incremental_location needs a value: a URI"]),
+        ("incremental_location = ('s3://abc', 's3://abd')", ["AUTH is set to 'specified' (the default)"]),
         ("skip_unrestorable_tables", ["no option 'skip_unrestorable_tables'", "it is an option of RESTORE"]),
         ("workers = ('1', '2')", ["Option workers needs a value"]),
     ],
@@ -196,14 +196,11 @@ def test_requests_that_come_without_a_statement_are_held_to_the_same_rules() -> 
     ("text", "column", "reason"),
     [
         ("BACKUP DATABASE a TO 'x' INCREMENTAL FROM 'y' WITH detached", 19, refuse.BACKUP_TO),
-        ("BACKUP INTO ('x', 'y')", 19, refuse.ONE_URI),
-        ("BACKUP INTO LATEST IN ('x', 'y')", 29, refuse.ONE_URI),
         ("BACKUP INTO 'x' AS OF SYSTEM TIME '-10s'", 17, refuse.FULL_AS_OF),
         ("BACKUP INTO LATEST IN 'x' AS OF SYSTEM TIME '16/B374D848'", 45, refuse.BACKUP_AS_OF_POSITION),
         ("BACKUP INTO 'x' WITH workers = 4, incremental_location = 'y'", 35, refuse.FULL_LOCATION),
         ("RESTORE FROM 'x'", 9, refuse.RESTORE_FROM_URI),
         ("RESTORE TABLE t FROM ('x', 'y') AS OF SYSTEM TIME '-1s'", 17, refuse.RESTORE_FROM_URI),
-        ("RESTORE FROM LATEST IN ('x', 'y')", 30, refuse.ONE_URI),
         ("RESTORE SYSTEM USERS FROM LATEST IN 'x'", 9, refuse.SYSTEM_USERS),
         ("SHOW BACKUP IN 'x'", 6, refuse.SHOW_BACKUP_IN),
         ("SHOW BACKUP 'x' WITH check_files", 6, refuse.SHOW_BACKUP_IN),
@@ -218,8 +215,6 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("BACKUP INTO 'x' WITH EXECUTION LOCALITY = 'region=a'", "cannot restrict where"),
-        ("BACKUP INTO 'x' WITH STRICT STORAGE LOCALITY", "one URI"),
         ("BACKUP INTO 'x' WITH include_all_virtual_clusters = true", "no virtual clusters"),
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL DEFERRED COPY", "no counterpart in PostgreSQL"),
@@ -273,3 +268,34 @@ def test_no_error_shows_a_secret(text: str) -> None:
 
 def test_the_path_of_a_uri_stays_readable() -> None:
     assert "INT 's3://bucket/path···" in message("BACKUP DATABASE a INT 's3://bucket/path?AWS_SECRET_ACCESS_KEY=hunter2'")
+
+
+A, B = "file:///a?COCKROACH_LOCALITY=default", "file:///b?COCKROACH_LOCALITY=region%3Deu"
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "reason"),
+    [
+        ("BACKUP INTO ('file:///a', 'file:///b')", 14, "file:///a does not say which locality it is for: add COCKROACH_LOCALITY"),
+        (f"BACKUP INTO ('{A}', 'file:///b')", 14, "file:///b does not say which locality it is for"),
+        (f"RESTORE FROM LATEST IN ('{B}', '{B.replace('eu', 'us')}')", 25, "exactly one must have COCKROACH_LOCALITY=default"),
+        (f"SHOW BACKUP LATEST IN ('{A}', '{A}')", 24, "exactly one must have COCKROACH_LOCALITY=default; here 2 has"),
+        (f"BACKUP INTO ('{A}', '{B}', '{B}')", 14, "Several URLs are for the locality region=eu"),
+        (f"BACKUP INTO ('{A}', '{B}%2Czone%3Db')", 14, 'must be default or one tier in the form "key=value"'),
+        (
+            f"BACKUP INTO ('{A}', '{B}', '{B.replace('eu', 'e.u')}', '{B.replace('eu', 'e%20u')}')",
+            14,
+            "have the same name in files",
+        ),
+        ("BACKUP INTO 'file:///a\nfile:///b'", 13, "the URI holds a line break; write several URIs as"),
+        ("BACKUP INTO 'x' WITH EXECUTION LOCALITY = 'eu'", 22, 'tier must be in the form "key=value"'),
+        ("RESTORE FROM LATEST IN 'x' WITH EXECUTION LOCALITY", 33, "needs a value: tiers such as 'region=eu'"),
+        ("BACKUP INTO 'file:///x' WITH STRICT STORAGE LOCALITY", 30, "there is one: leave it out"),
+        (f"BACKUP INTO LATEST IN ('{A}', '{B}') WITH incremental_location = 'file:///c'", 113, "give the same for both"),
+        (f"ALTER BACKUP LATEST IN ('a', '{B}') ADD NEW_KMS = 'x' WITH OLD_KMS = 'x'", 25, "has no scheme"),
+    ],
+)
+def test_places_and_localities_that_do_not_fit(text: str, column: int, reason: str) -> None:
+    first = message(text).splitlines()[0]
+    assert first.startswith(f"Line 1, column {column}: "), first
+    assert reason in first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -31,7 +32,15 @@ names = st.one_of(
     st.sampled_from(["into", "FROM", "with", 'a"b', "a.b", "a b", "*", "latest", "Ünï", "1a", "--x", "/*", ";", "'"]),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12),
 )
-uris = st.text(min_size=1, max_size=40).filter(str.strip)
+single = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip)
+tiers = st.lists(st.sampled_from(["region=eu", "region=us", "zone=a-1", "rack=x y"]), unique=True, max_size=3)
+several = st.builds(
+    lambda tiers: "\n".join(
+        f"s3://backups/{number}?AUTH=implicit&COCKROACH_LOCALITY={quote(tier)}" for number, tier in enumerate(tiers)
+    ),
+    tiers.map(lambda found: ["default", *found]),
+)
+uris = st.one_of(single, several)
 LAST = datetime.max.replace(tzinfo=UTC)
 WORDS = ["BACKUP", "RESTORE", "SHOW", "INTO", "FROM", "LATEST", "IN", "WITH", "'x'", "a", *"().,*=';", "AS OF SYSTEM TIME", "4h"]
 # What every mistake is answered with: a sentence with its place, the line, a caret.
@@ -74,6 +83,7 @@ backups = st.builds(
         span_bytes=st.integers(8192, 2**40) | st.just(64 << 20),
         workers=st.integers(1, 256),
         detached=st.booleans(),
+        execution_locality=st.sampled_from(["", "region=eu", "region=eu,zone=a b"]),
     ),
 )
 restores = st.builds(

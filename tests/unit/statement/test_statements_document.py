@@ -53,7 +53,7 @@ def test_every_option_is_documented_with_its_default(statement: str, name: str, 
     row = re.search(rf"^\| `{name}` \| [^|]+ \| ([^|]+) \| [^|]{{10,}}", section(statement), re.MULTILINE)
     assert row, f"{statement} {name}"
     value = field.get_default()
-    if value is None:
+    if value is None or value == "":
         assert row[1] == "none"
     elif isinstance(value, bool):
         assert row[1] == f"`{str(value).lower()}`"
