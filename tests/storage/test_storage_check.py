@@ -301,6 +301,33 @@ def test_a_place_that_fails_for_a_while_is_cleaned_and_the_failure_named(local: 
     assert files(tmp_path) == []
 
 
+def test_each_of_several_places_is_tried(tmp_path: Path) -> None:
+    for name in ("us", "eu"):
+        (tmp_path / name).mkdir()
+    uris = [
+        f"file://{tmp_path}/us?COCKROACH_LOCALITY=default",
+        f"file://{tmp_path}/eu?COCKROACH_LOCALITY=region%3Deu",
+    ]
+
+    def wrap(storage: Storage) -> Storage:
+        return DeafToDeletion(storage, Faults()) if "/eu" in storage.display_uri else storage
+
+    result = storage_check(Context(settings=Settings(), wrap=wrap), "\n".join(uris), transfer="1MiB", leave_behind=True)
+    assert result.columns == ("locality", "check", "status", "detail", "mb_per_second")
+    rows = result.dicts()
+    for locality in ("default", "region=eu"):
+        assert [row["check"] for row in rows if row["locality"] == locality] == ALWAYS
+    assert {row["locality"] for row in rows if row["status"] == "failed"} == {"region=eu"}
+    assert files(tmp_path / "us") == []
+
+
+def test_a_mistake_in_one_of_several_places_is_found_before_anything_is_tried(tmp_path: Path) -> None:
+    uris = [f"file://{tmp_path}/us?COCKROACH_LOCALITY=default", f"file://{tmp_path}/eu"]
+    with pytest.raises(BadInput, match="does not say which locality it is for"):
+        storage_check(Context(settings=Settings()), "\n".join(uris), transfer="1MiB")
+    assert files(tmp_path) == []
+
+
 def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
     # 4 MB a second: the stream of 1 GiB is never done.
     more = {"SPANVAULT_STORAGE_RATE_LIMIT": "4MB"}
@@ -328,6 +355,16 @@ def test_the_command_line_shows_the_table_and_fails_after_it(
     captured = capsys.readouterr()
     assert [row[:2] for row in json.loads(captured.out)["rows"] if row[1] != "ok"] == [["conditional create", "failed"]]
     assert "Error: The place was not found fit for backups: conditional create; the table says why." in captured.err
+
+
+def test_the_command_line_names_the_place_that_fails(local: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(self: Context, uri: str) -> Storage:
+        return TwoWinners(_real(self, uri), Faults()) if "/eu" in uri else _real(self, uri)
+
+    monkeypatch.setattr("spanvault.engine.storage_check.Context.stored", stored)
+    other = f"{local}/eu?COCKROACH_LOCALITY=region%3Deu"
+    assert run(["storage", "check", f"{local}/us?COCKROACH_LOCALITY=default", "--place", other, "--transfer", "1MiB"]) == 1
+    assert "not found fit for backups: conditional create (region=eu); the table says why." in capsys.readouterr().err
 
 
 _real: Callable[[Context, str], Storage] = Context.stored

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spanvault.cli.output import Format, show
-from spanvault.cli.session import FormatOption, KmsOption, PassphraseOption, UriArgument, session
+from spanvault.cli.session import FormatOption, KmsOption, PassphraseOption, PlaceOption, UriArgument, all_places, session
 from spanvault.errors import BadInput
 from spanvault.model.cut import time_of_subdir
 from spanvault.model.units import parse_duration
@@ -32,6 +32,7 @@ class Level(StrEnum):
 @app.command()
 def check(
     uri: UriArgument,
+    place: PlaceOption = None,
     level: Annotated[
         Level,
         typer.Option(
@@ -51,13 +52,14 @@ def check(
     with session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import collection_check
 
-        result = collection_check(context, uri, level.value, backup)
+        result = collection_check(context, all_places(uri, place), level.value, backup)
     show(result, form)
 
 
 @app.command(name="rebuild-index")
 def rebuild_index(
     uri: UriArgument,
+    place: PlaceOption = None,
     passphrase_from: PassphraseOption = None,
     kms: KmsOption = None,
     form: FormatOption = Format.table,
@@ -66,13 +68,14 @@ def rebuild_index(
     with session("Run it again to finish; backups are not touched.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import rebuild_index as rebuild
 
-        result = rebuild(context, uri)
+        result = rebuild(context, all_places(uri, place))
     show(result, form)
 
 
 @app.command()
 def sweep(
     uri: UriArgument,
+    place: PlaceOption = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove it; without this it is only counted.")] = False,
     older_than: Annotated[
         str, typer.Option("--older-than", metavar="DURATION", help="Leave what is younger: a run may be writing it.")
@@ -86,13 +89,14 @@ def sweep(
     with session(_SWEPT if delete else "Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import sweep as sweep_collection
 
-        result = sweep_collection(context, uri, dry_run=not delete, older_than=age)
+        result = sweep_collection(context, all_places(uri, place), dry_run=not delete, older_than=age)
     show(result, form)
 
 
 @app.command()
 def windows(
     uri: UriArgument,
+    place: PlaceOption = None,
     passphrase_from: PassphraseOption = None,
     kms: KmsOption = None,
     form: FormatOption = Format.table,
@@ -101,13 +105,14 @@ def windows(
     with session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import restorable
 
-        result = restorable(context, uri)
+        result = restorable(context, all_places(uri, place))
     show(result, form)
 
 
 @app.command()
 def compact(
     uri: UriArgument,
+    place: PlaceOption = None,
     subdir: Annotated[
         str, typer.Argument(metavar="SUBDIR", help="The chain's path as SHOW BACKUPS lists it; LATEST is the newest.")
     ] = "LATEST",
@@ -137,13 +142,14 @@ def compact(
     with session(_COMPACTED, passphrase_from, kms) as context:
         from spanvault.engine.maintenance import compact_backups
 
-        result = compact_backups(context, uri, _chain(subdir), first=begin, number=number)
+        result = compact_backups(context, all_places(uri, place), _chain(subdir), first=begin, number=number)
     show(result, form)
 
 
 @app.command(name="extend-lock")
 def extend_lock(
     uri: UriArgument,
+    place: PlaceOption = None,
     subdir: Annotated[
         str, typer.Argument(metavar="SUBDIR", help="The chain's path as SHOW BACKUPS lists it; LATEST is the newest.")
     ] = "LATEST",
@@ -165,7 +171,7 @@ def extend_lock(
     with session(_LOCKED, passphrase_from, kms) as context:
         from spanvault.engine.locks import extend_lock as extend
 
-        result = extend(context, uri, _chain(subdir), until=end, days=days)
+        result = extend(context, all_places(uri, place), _chain(subdir), until=end, days=days)
     show(result, form)
 
 

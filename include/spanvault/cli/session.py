@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from spanvault.cli.output import Format
 from spanvault.errors import BadInput
 from spanvault.model.kms_uri import KmsUri
+from spanvault.model.places import Places
 from spanvault.model.request import EncryptionOptions
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ KmsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--kms", metavar="URI", help="A key of a key service that opens encrypted backups, by ?conn_id= or AUTH=implicit."
+    ),
+]
+PlaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--place",
+        metavar="URI",
+        help="A locality's URI of the collection, with COCKROACH_LOCALITY; once for each. URI is then the default one.",
     ),
 ]
 UriArgument = Annotated[str, typer.Argument(metavar="URI", help="The collection, such as 's3://bucket/path?...'.")]
@@ -82,6 +91,14 @@ def _ask(question: str) -> SecretStr:
     if not sys.stdin.isatty():
         raise BadInput("There is no terminal to ask for the passphrase on; name env:NAME, connection:ID or variable:NAME.")
     return SecretStr(getpass.getpass(f"{question}: "))
+
+
+def all_places(uri: str, places: list[str] | None) -> str:
+    """The collection's URI with those of its localities, as the engine takes them. Raises BadInput."""
+    uris = [uri, *(places or [])]
+    if places:
+        Places.of(uris)
+    return "\n".join(uris)
 
 
 def chosen_cluster(context: Context, cluster: str | None, url: str | None, *, as_named: bool = False) -> Cluster | None:

@@ -303,6 +303,55 @@ def test_the_commands_hand_over_their_arguments(engine: EngineDouble) -> None:
     ]
 
 
+DEFAULT = "s3://us/b?AUTH=implicit&COCKROACH_LOCALITY=default"
+EU = "s3://eu/b?AUTH=implicit&COCKROACH_LOCALITY=region%3Deu"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["collection", "check"],
+        ["collection", "rebuild-index"],
+        ["collection", "sweep"],
+        ["collection", "windows"],
+        ["collection", "compact"],
+        ["storage", "check"],
+    ],
+    ids=" ".join,
+)
+def test_every_place_of_a_collection_is_handed_over(words: list[str], engine: EngineDouble) -> None:
+    assert run([*words, DEFAULT, "--place", EU, "--place", EU.replace("eu", "ap")]) == 0
+    assert run([*words, "--place", EU, DEFAULT]) == 0
+    assert [arguments[0].split("\n") for _, arguments, _ in engine.calls] == [
+        [DEFAULT, EU, EU.replace("eu", "ap")],
+        [DEFAULT, EU],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("places", "part"),
+    [
+        (
+            [DEFAULT, "--place", "s3://eu/b?AWS_ACCESS_KEY_ID=me&AWS_SECRET_ACCESS_KEY=hunter2"],
+            "does not say which locality it is for",
+        ),
+        ([EU, "--place", EU], "exactly one must have COCKROACH_LOCALITY=default"),
+        ([DEFAULT, "--place", EU, "--place", EU], "Several URLs are for the locality region=eu"),
+        ([DEFAULT, "--place", ""], "The storage URI has no scheme"),
+    ],
+)
+@pytest.mark.parametrize("words", [["collection", "check"], ["storage", "check"]], ids=" ".join)
+def test_places_that_do_not_fit_are_bad_input(
+    words: list[str], places: list[str], part: str, engine: EngineDouble, capsys: Captured
+) -> None:
+    assert run([*words, *places]) == 2
+    captured = capsys.readouterr()
+    assert part in captured.err
+    assert re.fullmatch(r"Error: [A-Z].*\.\n", captured.err)
+    assert "hunter2" not in captured.err
+    assert engine.calls == []
+
+
 @pytest.mark.parametrize(("answer", "code", "calls"), [("y\n", 0, ["uninstall"]), ("n\n", 1, []), ("\n", 1, [])])
 def test_uninstall_asks_on_a_terminal(
     answer: str, code: int, calls: list[str], engine: EngineDouble, monkeypatch: pytest.MonkeyPatch
