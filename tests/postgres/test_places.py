@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
+from spanvault.collection.files import read_files
 from spanvault.collection.layout import path_kind
 from spanvault.config.clusters import Cluster
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.execute import execute
 from spanvault.engine.local import run_backup
-from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups
+from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, sweep
 from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BrokenChain, Damaged, NotFound, Refused
 from spanvault.model.locality import Locality
-from spanvault.model.manifest import Manifest
+from spanvault.model.manifest import DataFile, Manifest
 from spanvault.model.request import (
     BackupOptions,
     BackupRequest,
@@ -214,10 +217,31 @@ def test_compacted_and_expired(spread: Spread) -> None:
     compact_backups(spread.context, into, "LATEST", first=0, number=None)
     assert spread.restored(into) == wanted
     spread.backup(into)
+    default = spread.uri().replace("?COCKROACH_LOCALITY=default", "")
+    notes = Notes()
+    expire_backups(replace(spread.context, progress=notes), default, keep_last=1, window=None, dry_run=False)
+    assert [note for note in notes.notes if "is not deleted: it has files at the URIs of region=eu, region=us" in note]
+    assert list((spread.folder / "region=eu" / old.subdir).rglob("*.parquet"))
     expire_backups(spread.context, into, keep_last=1, window=None, dry_run=False)
     left = [path for tier in ("default", *TIERS) for path in (spread.folder / tier / old.subdir).rglob("*") if path.is_file()]
     assert left == []
     assert spread.restored(into) == wanted
+
+
+def test_what_a_dead_run_left_at_localities_is_swept(spread: Spread) -> None:
+    into = spread.uri("region=eu")
+    manifest = spread.backup(into)
+    folder = spread.folder / "region=eu" / manifest.subdir / "000000"
+    for left in (folder / "data" / "region=eu" / f"{uuid.uuid4()}.parquet", folder / "BACKUP_PART_region=eu-0123abcd.json"):
+        left.write_bytes(b"left")
+    sweep(spread.context, into, dry_run=False, older_than=timedelta(0))
+    assert not list(folder.rglob("*0123abcd*"))
+    assert len(list(folder.rglob("*.parquet"))) == sum(file.locality == "region=eu" for file in listed(spread, into, manifest))
+    assert spread.restored(into) == rows_of(spread.database)
+
+
+def listed(spread: Spread, into: str, manifest: Manifest) -> list[DataFile]:
+    return list(read_files(spread.context.storage(into), manifest.subdir, manifest.files))
 
 
 def test_incremental_locations_have_places_too(spread: Spread) -> None:

@@ -11,12 +11,13 @@ from spanvault.collection.chain import OpenLocation, load_manifest_bytes, no_loc
 from spanvault.collection.contents import load_contents
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import entry_of
-from spanvault.collection.layout import index_key, manifest_key, path_kind, plan_key
+from spanvault.collection.layout import BESIDE_DATA, index_key, manifest_key, path_kind, plan_key
 from spanvault.collection.locks import ChainLock, Kept, chain_lock
 from spanvault.collection.lookup import complete_subdirs
 from spanvault.collection.manifests import chain_names
+from spanvault.collection.parts import missing_parts
 from spanvault.collection.retention import Decision, Policy, chains_of, decide
-from spanvault.errors import Locked, Permanent
+from spanvault.errors import Locked, NotFound, Permanent
 from spanvault.model.base import Value
 from spanvault.model.manifest import IndexEntry, Manifest
 from spanvault.storage.base import Storage
@@ -94,9 +95,18 @@ class _Doomed:
 
     @staticmethod
     def of(storage: Storage, subdir: str, open_location: OpenLocation) -> _Doomed:
-        """Raises what `open_location` and the manifests' readers raise."""
+        """Raises what `open_location` and the manifests' readers raise, and NotFound if a locality's place is not given: what
+        lies there would stay for ever."""
         contents = load_contents(storage, subdir)
-        places = tuple(open_location(location) for location in sorted(contents.locations))
+        opened = {location: open_location(location) for location in sorted(contents.locations)}
+        for manifest in contents.manifests:
+            missing = missing_parts(storage if manifest.location is None else opened[manifest.location], manifest)
+            if missing:
+                raise NotFound(
+                    f"The backup {subdir} is not deleted: it has files at the URIs of {', '.join(missing)}, and they are not"
+                    " given or not found; give all places of the collection."
+                )
+        places = tuple(opened.values())
         return _Doomed(storage, subdir, contents.manifests, places)
 
     def delete(self) -> Kept:
@@ -109,7 +119,7 @@ class _Doomed:
         kept = Kept()
         for place in self.places:
             for info in place.list(f"{subdir}/"):
-                if path_kind(info.key.removeprefix(f"{subdir}/")) == "data":
+                if path_kind(info.key.removeprefix(f"{subdir}/")) in BESIDE_DATA:
                     kept.delete(place, info.key, info.size)
         for info in storage.list(f"{subdir}/"):
             if not info.key.startswith((f"{subdir}/chain/", f"{subdir}/ENCRYPTION-INFO-")):

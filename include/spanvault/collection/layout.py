@@ -25,6 +25,9 @@ INDEX_PREFIX = "metadata/index/"
 
 PathKind = Literal["plan", "encryption", "manifest", "marker", "receipt", "seal", "files", "commits", "dump", "part", "data"]
 
+# What lies where a layer's data files do, which may be an incremental location.
+BESIDE_DATA: frozenset[PathKind] = frozenset({"data", "part"})
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HUNDREDTH = timedelta(milliseconds=10)
 _MAX_TIME = 10**14 - 1  # 14 digits of hundredths reach beyond the year 5138

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from spanvault.collection.chain import OpenLocation, no_locations
 from spanvault.collection.contents import Contents, load_contents
 from spanvault.collection.identity import read_collection
-from spanvault.collection.layout import layer_folder, manifest_key, path_kind
+from spanvault.collection.layout import BESIDE_DATA, layer_folder, manifest_key, path_kind
 from spanvault.collection.locks import Kept
 from spanvault.collection.plans import chain_subdirs
 from spanvault.crypto.keyring import INFO_PREFIX, info_key, read_info
@@ -25,7 +25,7 @@ from spanvault.model.encryption import PassphraseKey
 from spanvault.storage.base import ObjectInfo, Storage
 
 SAFE_AGE = timedelta(hours=24)
-_SWEEPABLE = frozenset({"data", "files", "dump", "commits"})
+_SWEEPABLE = frozenset({*BESIDE_DATA, "files", "dump", "commits"})
 _OF_RUNS = frozenset({"receipt", "seal", *_SWEEPABLE})
 # What is left of a deleted chain's manifests tells of its locations, and without the encryption info nothing can be read.
 _OF_CHAINS = (frozenset({"manifest", "marker"}), frozenset({"encryption"}))
@@ -217,7 +217,7 @@ def _of_location(
             if not runs or any(info.modified >= horizon for info in both):
                 continue
         for info in _unnamed(data.list(prefix), chain, chain.named_in(storage, number)):
-            if path_kind(info.key.removeprefix(f"{chain.subdir}/")) == "data" and info.modified < horizon:
+            if path_kind(info.key.removeprefix(f"{chain.subdir}/")) in BESIDE_DATA and info.modified < horizon:
                 yield Garbage(key=info.key, bytes=info.size, reason=_UNNAMED, location=location)
 
 

@@ -15,6 +15,8 @@ from spanvault.errors import BadInput
 from spanvault.model.locality import Locality
 from spanvault.model.uri import DEFAULT_LOCALITY, StorageUri
 
+_MAX_NAME = 120  # of a locality in a file's name, which has room for 200 bytes
+
 
 @dataclass(frozen=True)
 class Places:
@@ -25,8 +27,9 @@ class Places:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read one URI a line. Raises BadInput, never with a secret in the message."""
-        return cls.of(text.split("\n") if "\n" in text else [text])
+        """Read one URI a line; empty lines are none. Raises BadInput, never with a secret in the message."""
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        return cls.of(lines if "\n" in text and lines else [text])
 
     @classmethod
     def of(cls, uris: Sequence[str]) -> Self:
@@ -93,6 +96,8 @@ def _check_names(tiers: Sequence[str]) -> None:
     for tier in tiers:
         if tier in names.values():
             raise BadInput(f"Several URLs are for the locality {tier}; give one of them.")
-        if (name := place_name(tier)) in names:
+        if len(name := place_name(tier)) > _MAX_NAME:
+            raise BadInput(f"The locality {tier[:40]}... is longer than {_MAX_NAME} characters; shorten it.")
+        if name in names:
             raise BadInput(f"The localities {names[name]} and {tier} have the same name in files, {name}; rename one of them.")
         names[name] = tier
