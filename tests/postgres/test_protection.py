@@ -280,7 +280,7 @@ def test_the_listing_tells_owner_age_end_log_and_what_pins_it(database: TestData
     protection = held_until(database, NOW + timedelta(days=1))
     owner = Owner(
         collection_id=ID,
-        collection="file:///c",
+        collection="file:///c?COCKROACH_LOCALITY=default\nfile:///eu?COCKROACH_LOCALITY=region%3Deu",
         expires_at=NOW + timedelta(days=1),
         run_key="run 7",
         seen_at=NOW - timedelta(hours=1),
@@ -293,7 +293,8 @@ def test_the_listing_tells_owner_age_end_log_and_what_pins_it(database: TestData
         assert str(row["oldest_transaction"]).startswith(
             f"process {writer.info.backend_pid} (till, database {database.name}, open"
         )
-    assert (row["database"], row["collection"], row["run"]) == (database.name, "file:///c", "run 7")
+    assert (row["database"], row["run"]) == (database.name, "run 7")
+    assert row["collection"] == "file:///c?COCKROACH_LOCALITY=default and 1 more"
     assert row["seen_at"] == "2029-12-31 23:00:00.000000+00"
     assert row["expires_at"] == "2030-01-02 00:00:00.000000+00"
     assert (row["status"], row["active"], row["headroom_bytes"]) == ("reserved", False, None)

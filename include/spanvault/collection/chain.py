@@ -20,6 +20,7 @@ from spanvault.collection.markers import read_marker
 from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import CollectionDocument, Manifest
+from spanvault.statement.words import in_one_line
 from spanvault.storage.base import Storage
 
 OpenLocation = Callable[[str], Storage]
@@ -72,7 +73,7 @@ class Resolved:
 
 def no_locations(uri: str) -> Storage:
     """The OpenLocation of those who need none. Raises BadInput."""
-    raise BadInput(f"The backup's data files are in the incremental location {uri}, which is not given; name it.")
+    raise BadInput(f"The backup's data files are in the incremental location {in_one_line(uri)}, which is not given; name it.")
 
 
 def load_manifest(storage: Storage, subdir: str, number: int = 0, first: int | None = None) -> Manifest:

@@ -18,6 +18,7 @@ from spanvault.engine.context import Context
 from spanvault.errors import NotFound, Retryable, SpanvaultError
 from spanvault.model.cut import format_time
 from spanvault.model.result import Cell, Result
+from spanvault.statement.words import in_one_line
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _row(entry: Held, now: datetime, wal_limit: int, oldest: str | None) -> tupl
     return (
         entry.slot,
         entry.database,
-        owner.collection if owner else None,
+        in_one_line(owner.collection) if owner else None,
         owner.run_key if owner else None,
         format_time(owner.seen_at) if owner and owner.seen_at else None,
         format_time(owner.expires_at) if owner and owner.expires_at else None,

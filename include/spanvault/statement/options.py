@@ -195,7 +195,8 @@ def _integer(name: str, given: str) -> int:
 
 
 def _text(name: str, what: str, given: str) -> str:
-    # A database's name may be a space, a place may not.
-    if not (given.strip() if name in URI_OPTIONS else given) or "\0" in given:
+    # A database's name may be a space; a place may not, and tiers are more than the commas between them.
+    meaningful = given.strip() if name in URI_OPTIONS else given.strip(" ,") if name == "execution_locality" else given
+    if not meaningful or "\0" in given:
         raise BadInput(f"Option {name} needs {what}; it is empty.")
     return given

@@ -22,7 +22,7 @@ from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, 
 from spanvault.model.units import format_bytes
 from spanvault.model.uri import REDACTED, StorageUri, redact_text
 from spanvault.statement.options import BYTE_OPTIONS, FIELDS, KEY_OPTIONS, SPELLINGS, URI_OPTIONS
-from spanvault.statement.words import name_text, string_text
+from spanvault.statement.words import name_text, string_text, uris_of
 
 
 def render(request: Request) -> str:
@@ -63,7 +63,7 @@ def _render(request: Request, show: Callable[[str], str]) -> str:
 
 
 def _uris(places: str, show: Callable[[str], str]) -> str:
-    texts = [string_text(show(uri)) for uri in places.split("\n")]
+    texts = [string_text(show(uri)) for uri in uris_of(places)]
     return f"({', '.join(texts)})" if len(texts) > 1 else texts[0]
 
 

@@ -1,4 +1,4 @@
-"""Names and strings: how they are read, and how they are written so that they read the same."""
+"""Names, strings and places: how they are read, and how they are written so that they read the same."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def name_text(name: str) -> str:
 def string_text(content: str) -> str:
     """A string in single quotes."""
     return "'" + content.replace("'", "''") + "'"
+
+
+def in_one_line(text: str) -> str:
+    """Places for a sentence or a table: the first URI of the text, and how many more there are."""
+    first, *more = uris_of(text)
+    return f"{first} and {len(more)} more" if more else first
+
+
+def uris_of(places: str) -> list[str]:
+    """The URIs of a text of places, as model/places.py reads it."""
+    return [line for line in places.split("\n") if line.strip()] or [places]

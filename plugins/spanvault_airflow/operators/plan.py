@@ -134,15 +134,15 @@ class PlanBackupOperator(SpanvaultOperator):
     def step(self, context: Context) -> list[BatchHandle]:
         """Plan, or find this run's plan."""
         from spanvault.engine.steps import plan_backup
+        from spanvault.statement.words import in_one_line
 
         engine, cluster, request = self.engine(), self.cluster_named(self.cluster), self.request()
         if request.append is None:
             plan = plan_backup(engine, cluster, request, run_key=run_key(context), due=due(context))
         else:
             plan = plan_for_schedule(context, engine, cluster, request, self.full_every)
-        self.log.info(
-            "%s backup %s, layer %s: %s batches into %s", plan.kind, plan.subdir, plan.number, len(plan.batches), request.into
-        )
+        kind, batches, into = plan.kind, len(plan.batches), in_one_line(request.into)
+        self.log.info("%s backup %s, layer %s: %s batches into %s", kind, plan.subdir, plan.number, batches, into)
         context["ti"].xcom_push("plan", plan_handle(request.into, plan))
         return queued_handles(plan.batches, cluster)
 

@@ -26,6 +26,7 @@ from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, 
 from spanvault.statement.parse import parse
 from spanvault.statement.render import render, render_redacted
 from spanvault.statement.rules import check
+from spanvault.statement.words import in_one_line
 
 # Any text that PostgreSQL can hold as a name, with a taste for what could be mistaken for syntax.
 names = st.one_of(
@@ -41,6 +42,7 @@ several = st.builds(
     tiers.map(lambda found: ["default", *found]),
 )
 uris = st.one_of(single, several)
+localities = st.sampled_from(["", "region=eu", "region=eu,zone=a b"])
 LAST = datetime.max.replace(tzinfo=UTC)
 WORDS = ["BACKUP", "RESTORE", "SHOW", "INTO", "FROM", "LATEST", "IN", "WITH", "'x'", "a", *"().,*=';", "AS OF SYSTEM TIME", "4h"]
 # What every mistake is answered with: a sentence with its place, the line, a caret.
@@ -83,7 +85,8 @@ backups = st.builds(
         span_bytes=st.integers(8192, 2**40) | st.just(64 << 20),
         workers=st.integers(1, 256),
         detached=st.booleans(),
-        execution_locality=st.sampled_from(["", "region=eu", "region=eu,zone=a b"]),
+        execution_locality=localities,
+        strict=st.booleans(),
     ),
 )
 restores = st.builds(
@@ -105,6 +108,7 @@ restores = st.builds(
         grants=st.booleans(),
         workers=st.integers(1, 256),
         detached=st.booleans(),
+        execution_locality=localities,
         on_failure=st.sampled_from(["keep", "clean"]),
     ),
 )
@@ -185,6 +189,42 @@ def test_the_one_form_of_a_statement(text: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        (
+            "backup into ('file:///b?COCKROACH_LOCALITY=region%3Deu', 'file:///a?COCKROACH_LOCALITY=default') with strict",
+            "BACKUP INTO ('file:///b?COCKROACH_LOCALITY=region%3Deu', 'file:///a?COCKROACH_LOCALITY=default') "
+            "WITH STRICT STORAGE LOCALITY",
+        ),
+        (
+            "backup into latest in ('file:///a?COCKROACH_LOCALITY=default', 'file:///b?COCKROACH_LOCALITY=a%3Db') with "
+            "incremental_location=('file:///d?COCKROACH_LOCALITY=a%3Db', 'file:///c?COCKROACH_LOCALITY=default')",
+            "BACKUP INTO LATEST IN ('file:///a?COCKROACH_LOCALITY=default', 'file:///b?COCKROACH_LOCALITY=a%3Db') "
+            "WITH incremental_location = ('file:///d?COCKROACH_LOCALITY=a%3Db', 'file:///c?COCKROACH_LOCALITY=default')",
+        ),
+        (
+            "restore from latest in 'file:///b' with execution_locality = ' region=eu, zone = a', strict",
+            "RESTORE FROM LATEST IN 'file:///b' WITH strict, EXECUTION LOCALITY = 'region=eu,zone=a'",
+        ),
+    ],
+)
+def test_the_one_form_of_places_and_localities(text: str, canonical: str) -> None:
+    assert render(parse(text)) == canonical
+    assert parse(canonical) == parse(text)
+
+
+def test_each_of_several_uris_is_redacted_on_its_own() -> None:
+    good = "s3://b/1?AWS_ACCESS_KEY_ID=me&AWS_SECRET_ACCESS_KEY=hunter2&COCKROACH_LOCALITY=default"
+    bad = "s3://b/2?AWS_SECRET_ACCESS_KEY=hunter3&unknown=1&COCKROACH_LOCALITY=region%3Deu"
+    shown = render_redacted(RestoreRequest(collection=f"{good}\n{bad}"))
+    key = "AWS_SECRET_ACCESS_KEY=redacted"
+    assert shown == (
+        f"RESTORE FROM LATEST IN ('s3://b/1?AWS_ACCESS_KEY_ID=me&{key}&COCKROACH_LOCALITY=default', "
+        f"'s3://b/2?{key}&unknown=1&COCKROACH_LOCALITY=region%3Deu')"
+    )
+
+
+@pytest.mark.parametrize(
     "uri",
     [
         "s3://bucket/path?AWS_ACCESS_KEY_ID=me&AWS_SECRET_ACCESS_KEY=hunter2&AWS_REGION=eu-central-1",
@@ -207,3 +247,20 @@ def test_the_redacted_form_shows_no_secret(uri: str) -> None:
         assert "hunter2" not in shown
         assert "redacted" in shown
         assert type(parse(shown)) is type(request)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("file:///a", "file:///a"),
+        ("file:///a\nfile:///b", "file:///a and 1 more"),
+        ("a\nb\nc", "a and 2 more"),
+        ("a\n \nb\n", "a and 1 more"),
+    ],
+)
+def test_a_sentence_shows_places_in_one_line(text: str, shown: str) -> None:
+    assert in_one_line(text) == shown
+
+
+def test_empty_lines_between_places_are_none() -> None:
+    assert render(ShowBackupsRequest(collection="file:///a\n\nfile:///b\n")) == "SHOW BACKUPS IN ('file:///a', 'file:///b')"
