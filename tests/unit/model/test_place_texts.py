@@ -75,7 +75,6 @@ def test_secrets_are_shown_by_revealed_alone() -> None:
             "file:///eu: COCKROACH_LOCALITY must be default or one tier in the fo",
         ),
         ([DEFAULT, EU.replace("region%3Deu", "eu")], "Locality 'eu': tier must be in the form \"key=value\", but found 'eu'."),
-        ([DEFAULT, ""], "The storage URI has no scheme; use s3://bucket/path, "),
         ([""], "The storage URI has no scheme; use s3://bucket/path, "),
     ],
 )
@@ -86,6 +85,17 @@ def test_what_is_wrong_is_one_sentence(uris: list[str], sentence: str) -> None:
         assert str(caught.value).startswith(sentence)
         assert str(caught.value).endswith(".")
         assert "\n" not in str(caught.value)
+
+
+def test_empty_lines_of_a_form_are_no_uris() -> None:
+    text = f"  {DEFAULT}\r\n\n{EU}\n"
+    assert Places.parse(text) == Places.of([DEFAULT, EU])
+    assert Places.parse("file:///a\n") == Places.of(["file:///a"])
+
+
+def test_a_tier_must_fit_into_a_name() -> None:
+    with pytest.raises(BadInput, match=r"The locality region=x+\.\.\. is longer than 120 characters; shorten it"):
+        Places.of([DEFAULT, f"file:///b?COCKROACH_LOCALITY=region%3D{'x' * 120}"])
 
 
 def test_no_sentence_shows_a_secret() -> None:
