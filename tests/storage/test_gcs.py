@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -202,10 +203,9 @@ def test_a_replacement_whose_answers_are_lost_is_looked_up_as_well(at: At, broke
 
 
 def test_a_replacement_that_did_not_take_place_is_to_be_tried_again(at: At) -> None:
-    with FakeGcsBucket() as bucket:
+    with FakeGcsBucket(whole=False) as bucket:
         storage = at(bucket.endpoint, bucket="bucket", storage_attempts=1)
         bucket.add(storage.display_uri.partition("?")[0].removeprefix("gs://bucket/") + "/key", b"old", {"spanvault-writer": "x"})
-        # It refuses uploads in one call with 501.
         with pytest.raises(Retryable, match="failed, also after several tries"):
             storage.put("key", b"new")
         with pytest.raises(AlreadyExists):
@@ -354,11 +354,11 @@ def test_where_no_versions_are_kept_a_deletion_asks_for_none(at: At, place: str)
 @pytest.mark.parametrize("versioning", [False, True])
 def test_an_object_of_which_a_version_is_kept_stays_visible(at: At, place: str, versioning: bool) -> None:
     with FakeGcsBucket(versioning=versioning) as bucket:
-        bucket.add(f"{place}/key", b"1", kept=True)
+        bucket.add(f"{place}/key", b"1", policy_until=datetime(2126, 5, 1, 12, tzinfo=UTC))
         if versioning:
             bucket.add(f"{place}/key", b"2")
         storage = at(bucket.endpoint, bucket="bucket")
-        with pytest.raises(Locked, match=r"'key' in gs://bucket/.* is kept by the bucket's retention policy or a hold"):
+        with pytest.raises(Locked, match=r"'key' in gs://bucket/.* is protected until 2126-05-01 12:00 UTC and was not deleted"):
             storage.delete("key")
         assert storage.head("key") is not None
 
@@ -386,6 +386,7 @@ def test_calls_to_google_wait_for_their_turn(at: At, broken: tuple[TcpProxy, Fak
     readers = [storage.read_chunks("large", 1 << 20) for _ in range(3)]
     assert [len(next(reader)) for reader in readers] == [1 << 20] * 3  # Downloads that stand still hold up nobody.
     assert [info.key for info in storage.list("large")] == ["large"]
+    assert [sum(map(len, reader)) for reader in readers] == [16 << 20] * 3
     proxy.lose("", times=1000)
     with pytest.raises(Retryable):
         storage.head("key")

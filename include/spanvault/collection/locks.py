@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from spanvault.collection.identity import read_collection
-from spanvault.collection.layout import COLLECTION_KEY, index_key, manifest_key, path_kind
+from spanvault.collection.layout import BESIDE_DATA, COLLECTION_KEY, index_key, manifest_key, path_kind
 from spanvault.collection.manifests import any_names
 from spanvault.errors import BadInput, Locked, NotFound
 from spanvault.model.base import Value
-from spanvault.storage.base import LockableStorage, Storage
+from spanvault.storage.base import LockableStorage, ObjectInfo, Storage
+from spanvault.storage.lock_terms import NoLocks
 
 _CALLS = 8  # calls in flight; each is small, so latency is what they hide
 _BATCH = 512
@@ -91,8 +92,8 @@ def chain_lock(storage: Storage, subdir: str, places: Iterable[Storage]) -> Chai
     able = [place for place in (storage, *places) if isinstance(place, LockableStorage)]
     if not able:
         return None
-    documents = _documents(storage, subdir) if isinstance(storage, LockableStorage) else ()
-    return _newest(subdir, documents) or _newest(subdir, _others(storage, subdir, able))
+    documents = _documents(storage, subdir, _may_be_locked) if isinstance(storage, LockableStorage) else ()
+    return _newest(subdir, documents) or _newest(subdir, _others(storage, subdir, able, _may_be_locked))
 
 
 def end_of_newest(storage: Storage, subdir: str) -> datetime:
@@ -122,36 +123,54 @@ def extend_chain(
     able = [storage, *(place for place in places if isinstance(place, LockableStorage))]
     own: Iterable[_Object] = ((storage, COLLECTION_KEY),)
     objects = itertools.chain(own, _documents(storage, subdir), _others(storage, subdir, able))
+    without = {place.display_uri for place in places if not isinstance(place, LockableStorage)}
 
     def extend(each: _Object) -> bool | None:
         place, key = each
-        with contextlib.suppress(NotFound):  # garbage that is swept at this moment
-            return place.extend_lock(key, until.timestamp())
-        return None
+        try:
+            return None if place.display_uri in without else place.extend_lock(key, until.timestamp())
+        except NotFound:  # garbage that is swept at this moment
+            return None
+        except NoLocks:
+            if place is storage:
+                raise
+            without.add(place.display_uri)
+            return None
 
     counts = {True: 0, False: 0, None: 0}
     for outcome in _each(objects, extend):
         counts[outcome] += 1
         on_object()
-    without = tuple(place.display_uri for place in places if not isinstance(place, LockableStorage))
-    return Extension(subdir=subdir, until=until, extended=counts[True], unchanged=counts[False], without=without)
+    lacking = tuple(place.display_uri for place in places if place.display_uri in without)
+    return Extension(subdir=subdir, until=until, extended=counts[True], unchanged=counts[False], without=lacking)
 
 
-def _documents(storage: LockableStorage, subdir: str) -> Iterator[_Object]:
-    """What is written last of each layer, and what opens it."""
+def _any(_: ObjectInfo) -> bool:
+    return True
+
+
+def _may_be_locked(info: ObjectInfo) -> bool:
+    """False where the listing itself says that nothing protects the object: then nobody need ask for each."""
+    return info.locked is not False
+
+
+def _documents(storage: LockableStorage, subdir: str, wanted: Callable[[ObjectInfo], bool] = _any) -> Iterator[_Object]:
+    """What is written last of each layer, and what opens it; of what is listed only the `wanted`."""
     for first, number in any_names(storage, subdir).manifests:
         yield storage, index_key(subdir, number, first)
     for prefix in _DOCUMENTS:
-        yield from ((storage, info.key) for info in storage.list(f"{subdir}/{prefix}"))
+        yield from ((storage, info.key) for info in storage.list(f"{subdir}/{prefix}") if wanted(info))
 
 
-def _others(storage: Storage, subdir: str, able: Iterable[LockableStorage]) -> Iterator[_Object]:
-    """The rest of a chain, as far as it lies in the places `able`: the collection, and incremental locations."""
+def _others(
+    storage: Storage, subdir: str, able: Iterable[LockableStorage], wanted: Callable[[ObjectInfo], bool] = _any
+) -> Iterator[_Object]:
+    """The rest of a chain, as far as it is `wanted` and lies in the places `able`: the collection, and incremental locations."""
     documents = tuple(f"{subdir}/{prefix}" for prefix in _DOCUMENTS)
     for place in able:
-        for info in place.list(f"{subdir}/"):
+        for info in filter(wanted, place.list(f"{subdir}/")):
             belongs = not info.key.startswith(documents)
-            if belongs if place is storage else path_kind(info.key.removeprefix(f"{subdir}/")) == "data":
+            if belongs if place is storage else path_kind(info.key.removeprefix(f"{subdir}/")) in BESIDE_DATA:
                 yield place, info.key
 
 

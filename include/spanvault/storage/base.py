@@ -39,11 +39,13 @@ from spanvault.model.uri_parameters import ObjectLock
 
 
 class ObjectInfo(Value):
-    """A stored object: key relative to the storage's root, size in bytes, and when it was written (Unix seconds)."""
+    """A stored object: key relative to the storage's root, size in bytes, when it was written (Unix seconds), and whether a
+    lock protects it, where the store tells that with a listing (None: it does not)."""
 
     key: str
     size: int
     modified: float
+    locked: bool | None = None
 
 
 class Unfinished(Value):

@@ -16,12 +16,14 @@ from google.api_core import exceptions
 from google.cloud.storage import Blob  # type: ignore[import-untyped]
 
 from spanvault.config.settings import Settings
-from spanvault.errors import AlreadyExists, NotFound, Retryable, SpanvaultError, StateUnknown
+from spanvault.errors import AlreadyExists, Locked, NotFound, Retryable, SpanvaultError, StateUnknown
 from spanvault.model.uri import StorageUri
-from spanvault.storage.base import ObjectInfo, Unfinished, Writer
+from spanvault.model.uri_parameters import ObjectLock
+from spanvault.storage.base import LockInfo, ObjectInfo, Unfinished, Writer
 from spanvault.storage.gcs_access import GcsAccess
 from spanvault.storage.gcs_client import GENERATION, LENGTH, GcsClient
 from spanvault.storage.gcs_errors import GcsError, GcsPlace, no_bucket, translate
+from spanvault.storage.gcs_lock import LOCK_FIELDS, GcsVersions, new_blob, protection
 from spanvault.storage.gcs_upload import GcsWriter, checksum
 from spanvault.storage.keys import check_folder, check_key
 
@@ -32,16 +34,18 @@ _TYPE = "application/octet-stream"
 class GcsStorage:
     """A Storage below `gs://bucket/path` (storage/base.py is the contract). Opening it contacts nothing."""
 
-    def __init__(self, uri: StorageUri, access: GcsAccess, settings: Settings) -> None:
+    def __init__(self, uri: StorageUri, access: GcsAccess, settings: Settings, lock: ObjectLock | None = None) -> None:
         self._root = f"{uri.path}/" if uri.path else ""
         self._display_uri = uri.redacted()
-        self._place = GcsPlace(bucket=uri.host, where=f"gs://{uri.host}/{uri.path}", access=access)
+        self._lock = lock or uri.object_lock
+        where = f"gs://{uri.host}/{uri.path}"
+        self._place = GcsPlace(bucket=uri.host, where=where, access=access, locks=self._lock is not None)
         self._client = GcsClient(self._place, settings)
+        self._versions = GcsVersions(self._client, self._place, self._lock, self._check_bucket)
         self._once: dict[str, Any] = {"retry": None, "timeout": self._client.timeout}
         self._attempts = settings.storage_attempts
         self._memory = int(settings.storage_upload_memory)
         self._bucket_seen = False
-        self._keeps_versions: bool | None = None
 
     @property
     def display_uri(self) -> str:
@@ -96,7 +100,8 @@ class GcsStorage:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, ascending, page by page."""
-        for page in self._pages(prefix=self._root + prefix, fields="items(name,size,timeCreated),nextPageToken"):
+        fields = f"items(name,size,timeCreated,{LOCK_FIELDS}),nextPageToken"
+        for page in self._pages(prefix=self._root + prefix, fields=fields):
             # Names with / at the end are what Google's console shows as folders.
             yield from (self._info(blob) for blob in page if not blob.name.endswith("/"))
 
@@ -108,16 +113,23 @@ class GcsStorage:
 
     def delete(self, key: str) -> None:
         """Remove the object if it exists, with all its versions. Raises Locked."""
-        name = self._name(key)
         with self._translated(key):
-            if not self._may_keep_versions():
-                self._delete(name)
-                return
-        # A plain deletion would hide the object and free nothing. The current version goes last: if one before it is kept, the
-        # object stays visible.
-        for generation in sorted(self._generations(name)):
-            with self._translated(key):
-                self._delete(name, generation)
+            self._versions.delete(self._name(key), key)
+
+    @property
+    def object_lock(self) -> ObjectLock | None:
+        """What new objects are protected with."""
+        return self._lock
+
+    def lock_of(self, key: str) -> LockInfo | None:
+        """How the object is protected now. Raises NotFound."""
+        with self._translated(key):
+            return self._versions.lock_of(self._name(key))
+
+    def extend_lock(self, key: str, until: float) -> bool:
+        """Protect the object at least until `until` (Unix seconds); whether that had to be done. Raises NotFound, BadInput."""
+        with self._translated(key):
+            return self._versions.extend(self._name(key), key, until)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """None: the service does not tell which uploads were begun. It forgets those that are not ended after a week, and
@@ -131,16 +143,15 @@ class GcsStorage:
         return self._root + check_key(key)
 
     def _info(self, blob: Blob) -> ObjectInfo:
-        return ObjectInfo(key=blob.name.removeprefix(self._root), size=blob.size, modified=blob.time_created.timestamp())
+        key, locked = blob.name.removeprefix(self._root), protection(blob) is not None
+        return ObjectInfo(key=key, size=blob.size, modified=blob.time_created.timestamp(), locked=locked)
 
     @contextmanager
     def _writing(self, key: str, condition: dict[str, int]) -> Iterator[Writer]:
         name, token = self._name(key), str(uuid.uuid4())
 
         def blob() -> Blob:
-            made = self._client.bucket().blob(name)
-            made.metadata = {_WRITER: token}
-            return made
+            return new_blob(self._client.bucket(), name, {_WRITER: token}, self._lock)
 
         writer = GcsWriter(
             self._client,
@@ -161,14 +172,14 @@ class GcsStorage:
             writer.finish()
         except BaseException as error:
             writer.abort()
-            if not (writer.publishing and isinstance(error, (AlreadyExists, Retryable))):
+            if not (writer.publishing and isinstance(error, (AlreadyExists, Locked, Retryable))):
                 raise
             self._settle(key, token, error, create_only=bool(condition))
 
     def _settle(self, key: str, token: str, failure: SpanvaultError, *, create_only: bool) -> None:
         """After a write without a clear answer: returns if it took place after all; a refusal, too, may be due to an earlier
-        try of ours. Raises AlreadyExists if another's did where only one may, `failure` if none did, and StateUnknown if
-        that cannot be found out."""
+        try of ours, whose object is there and perhaps locked. Raises AlreadyExists if another's write did where only one may,
+        `failure` if none did, and StateUnknown if that cannot be found out."""
         try:
             found = self._found(self._name(key))
         except GcsError:
@@ -203,36 +214,6 @@ class GcsStorage:
             if page is None:
                 return
             yield page
-
-    def _delete(self, name: str, generation: int | None = None) -> None:
-        try:
-            self._client.call(lambda: self._client.bucket().blob(name, generation=generation).delete(**self._once))
-        except exceptions.NotFound:
-            self._check_bucket()
-
-    def _may_keep_versions(self) -> bool:
-        """Asked once of the bucket. Who may not ask looks for versions each time."""
-        if self._keeps_versions is None:
-            bucket = self._client.bucket()
-            try:
-                self._client.call(lambda: bucket.reload(**self._once))
-            except exceptions.Forbidden as error:
-                if isinstance(translate(error, self._place, ""), Retryable):
-                    raise
-                self._keeps_versions = True
-            except exceptions.NotFound:
-                raise no_bucket(self._place) from None
-            else:
-                self._keeps_versions = bool(bucket.versioning_enabled)
-        return self._keeps_versions
-
-    def _generations(self, name: str) -> Iterator[int]:
-        """Those of one object; its name is the first of all that begin with it."""
-        for page in self._pages(prefix=name, versions=True, fields="items(name,generation),nextPageToken"):
-            for blob in page:
-                if blob.name != name:
-                    return
-                yield blob.generation
 
     def _check_bucket(self) -> None:
         """A 404 does not say whether the object or the bucket is missing; asked once, and by a listing, because the right to

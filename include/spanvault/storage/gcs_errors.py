@@ -37,11 +37,12 @@ _STATUS: dict[int, tuple[type[SpanvaultError], str]] = {
 
 @dataclass(frozen=True)
 class GcsPlace:
-    """What sentences say of a bucket: its name, the storage's root in it, and how it is reached."""
+    """What sentences say of a bucket: its name, the storage's root in it, how it is reached, and whether locks are asked for."""
 
     bucket: str
     where: str
     access: GcsAccess
+    locks: bool = False
 
     @property
     def endpoint(self) -> str:
@@ -83,15 +84,21 @@ def _refusal(status: int, code: str, message: str, place: GcsPlace, key: str) ->
     where, name = place.where, place.access.name
     # A hold's own reason is documented and not what the service gives: it says `forbidden`, as for a missing right.
     if code in {_RETENTION, _HOLD} or (status == 403 and "under active" in message):
-        return Locked(f"{key!r} in {where} is kept by the bucket's retention policy or a hold ({code}); nothing was done to it.")
+        kept = f"{key!r} in {where} is kept by the bucket's retention policy, a lock or a hold ({code})"
+        return Locked(f"{kept}; nothing was done to it.")
     if "requester pays" in message.lower():
         return BadInput(f"{where}: who uses the bucket pays; name the project with GOOGLE_BILLING_PROJECT.")
     if status == 401:
         return BadInput(f"{where} does not accept the {name} ({code}); give credentials that are valid and have not expired.")
     if status == 403:
+        locks = "; object locks need storage.objects.setRetention and storage.objects.update too" if place.locks else ""
         return BadInput(
             f"{where} refused access ({code}): the {name} needs the rights to list, get, create and delete objects, such as "
-            "roles/storage.objectUser on the bucket."
+            f"roles/storage.objectUser on the bucket{locks}."
+        )
+    if place.locks and "object retention" in message.lower() and "enabled" in message:
+        return BadInput(
+            f"{where} refused an object lock ({code}): OBJECT_LOCK_MODE needs a bucket with object retention enabled."
         )
     said = f"{code}: {message}".rstrip(": ")
     return BadInput(f"{where} refused the call for {key!r} ({said}).")

@@ -13,7 +13,7 @@ from spanvault.storage.local import LocalStorage
 
 def open_storage(uri: str, *, settings: Settings, connections: ConnectionResolver, lock: ObjectLock | None = None) -> Storage:
     """The Storage that `uri` names. No byte leaves before the settings have allowed it. `lock` stands instead of the one that
-    an s3:// URI asks for.
+    the URI asks for.
 
     Raises BadInput for a URI or connection that cannot be used, Refused for one that the settings forbid.
     """
@@ -38,5 +38,5 @@ def _backend(parsed: StorageUri, settings: Settings, connections: ConnectionReso
         from spanvault.storage.gcs import GcsStorage
         from spanvault.storage.gcs_access import gcs_access
 
-        return GcsStorage(parsed, gcs_access(parsed, settings, connections), settings)
+        return GcsStorage(parsed, gcs_access(parsed, settings, connections), settings, lock)
     return LocalStorage(settings.local_folder(parsed), parsed.redacted())

@@ -6,21 +6,20 @@ it succeeds for what is locked, too. So versions are deleted one by one, each by
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from spanvault.errors import BadInput, Locked
+from spanvault.errors import Locked
 from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.base import LockInfo
+from spanvault.storage.lock_terms import by_what, date, end_from_now, in_force, nothing_to_extend
 from spanvault.storage.s3_errors import S3Place, code_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_DAY = 86_400
 _DENIED = frozenset({"AccessDenied", "403"})
 _NOT_TOLD = _DENIED | {"NotImplemented", "MethodNotAllowed", "405", "501"}
 
@@ -31,7 +30,7 @@ def lock_fields(lock: ObjectLock | None) -> dict[str, Any]:
         return {}
     fields: dict[str, Any] = {"ObjectLockLegalHoldStatus": "ON"} if lock.legal_hold else {}
     if lock.mode:
-        fields |= {"ObjectLockMode": lock.mode, "ObjectLockRetainUntilDate": _date(time.time() + lock.days * _DAY)}
+        fields |= {"ObjectLockMode": lock.mode, "ObjectLockRetainUntilDate": end_from_now(lock)}
     return fields
 
 
@@ -70,13 +69,11 @@ class S3Versions:
             return False
         mode = (now and now.mode) or (self._lock and self._lock.mode)
         if not mode:
-            raise BadInput(
-                f"{key!r} in {self._place.where} has no lock to extend, and no OBJECT_LOCK_MODE says which to give it."
-            )
+            raise nothing_to_extend(key, self._place.where)
         self._client.put_object_retention(
             Bucket=self._bucket,
             Key=name,
-            Retention={"Mode": "COMPLIANCE" if mode == "COMPLIANCE" else "GOVERNANCE", "RetainUntilDate": _date(until)},
+            Retention={"Mode": "COMPLIANCE" if mode == "COMPLIANCE" else "GOVERNANCE", "RetainUntilDate": date(until)},
         )
         return True
 
@@ -117,21 +114,9 @@ class S3Versions:
         except ClientError:
             lock = None  # A marker, or one may not look: then the refusal is reported as it is.
         if lock is not None:
-            raise Locked(f"{key!r} in {self._place.where} is protected {_until(lock)} and was not deleted.") from refusal
+            raise Locked(f"{key!r} in {self._place.where} is protected {by_what(lock)} and was not deleted.") from refusal
 
 
 def _info(answer: Any) -> LockInfo | None:
     until = answer["ObjectLockRetainUntilDate"].timestamp() if "ObjectLockRetainUntilDate" in answer else 0.0
-    hold = answer.get("ObjectLockLegalHoldStatus") == "ON"
-    if until <= time.time() and not hold:
-        return None
-    return LockInfo(mode=answer.get("ObjectLockMode"), until=until, legal_hold=hold)
-
-
-def _until(lock: LockInfo) -> str:
-    parts = [f"until {_date(lock.until):%Y-%m-%d %H:%M} UTC ({lock.mode})"] if lock.until > time.time() else []
-    return " and ".join([*parts, *(["by a legal hold"] if lock.legal_hold else [])])
-
-
-def _date(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    return in_force(answer.get("ObjectLockMode"), until, legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON")
