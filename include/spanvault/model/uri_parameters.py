@@ -60,7 +60,7 @@ _PARAMETERS: dict[str, frozenset[str]] = {
     "gs": _COMMON | {"AUTH", "conn_id", "CREDENTIALS", "ASSUME_ROLE", "GOOGLE_BILLING_PROJECT", *_LOCK},
     "azure-blob": _COMMON
     | {"AUTH", "conn_id", "AZURE_ACCOUNT_NAME", "AZURE_ACCOUNT_KEY", *_AZURE_CLIENT}
-    | {"AZURE_ENVIRONMENT", "AZURE_ENDPOINT"},
+    | {"AZURE_ENVIRONMENT", "AZURE_ENDPOINT", *_LOCK},
 }
 _TRUTH = ("true", "false")
 _VALUES = {

@@ -2,46 +2,51 @@
 
 Every object is written with a token of its writer as metadata, so that a write whose answer was lost can be told from
 another's. Large ones are sent as blocks, which nobody sees before their list is committed. Reads go range by range, all
-of the same version.
+of the same version. Locks and versions are in azure_lock.py.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from azure.core import MatchConditions
-from azure.core.exceptions import AzureError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ResourceModifiedError
 from azure.storage.blob import BlobClient, BlobPrefix, BlobProperties, ContentSettings
 
 from spanvault.config.settings import Settings
 from spanvault.errors import AlreadyExists, NotFound, Retryable, SpanvaultError, StateUnknown
 from spanvault.model.uri import StorageUri
+from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.azure_access import READ_BYTES, AzureAccess, azure_client
-from spanvault.storage.azure_errors import INVALID_RANGE, MISSING, AzurePlace, broke_off, code_of, translate
+from spanvault.storage.azure_errors import INVALID_RANGE, AzurePlace, broke_off, code_of, if_there, translate
+from spanvault.storage.azure_lock import LOCK_FIELDS, AzureVersions, VersionsSeen, lock_fields, protection
 from spanvault.storage.azure_upload import AzureWriter, began, writer_of
-from spanvault.storage.base import ObjectInfo, Unfinished, Writer
+from spanvault.storage.base import LockInfo, ObjectInfo, Unfinished, Writer
 from spanvault.storage.keys import check_folder, check_key
 
 _WRITER = "spanvault_writer"
 # The content type of a blob that stands for blocks being removed (see _discard); it is no object.
 _REMOVED = "application/x-spanvault-removed"
 _log = logging.getLogger(__name__)
-_Found = TypeVar("_Found")
 _Entry = TypeVar("_Entry", ObjectInfo, str)
 
 
 class AzureStorage:
     """A Storage below `azure-blob://container/path` (storage/base.py is the contract). Opening it contacts nothing."""
 
-    def __init__(self, uri: StorageUri, access: AzureAccess, settings: Settings) -> None:
+    def __init__(self, uri: StorageUri, access: AzureAccess, settings: Settings, lock: ObjectLock | None = None) -> None:
         self._root = f"{uri.path}/" if uri.path else ""
         self._display_uri = uri.redacted()
-        self._place = AzurePlace(container=uri.host, where=f"azure-blob://{uri.host}/{uri.path}", access=access)
-        self._client = azure_client(access, uri.host, settings, self._place.where)
+        self._lock = lock or uri.object_lock
+        where = f"azure-blob://{uri.host}/{uri.path}"
+        self._place = AzurePlace(container=uri.host, where=where, access=access, locks=self._lock is not None)
+        seen = VersionsSeen()
+        self._client = azure_client(access, uri.host, settings, where, seen)
+        self._versions = AzureVersions(self._client, self._place, self._lock, seen)
         self._attempts = settings.storage_attempts
         self._memory = int(settings.storage_upload_memory)
 
@@ -56,7 +61,7 @@ class AzureStorage:
         try:
             with self._translated(key):
                 # Without overwriting it sends If-None-Match: *.
-                blob.upload_blob(data, overwrite=not create_only, metadata={_WRITER: token}, validate_content=True)
+                blob.upload_blob(data, overwrite=not create_only, validate_content=True, **self._creation(token))
         except (AlreadyExists, Retryable) as failure:
             if not create_only:
                 raise
@@ -68,7 +73,11 @@ class AzureStorage:
         """Stream an object; visible when the block ends without an exception."""
         blob, token = self._blob(key), str(uuid.uuid4())
         writer = AzureWriter(
-            blob, token=token, create={"metadata": {_WRITER: token}}, memory=self._memory, guard=lambda: self._translated(key)
+            blob,
+            token=token,
+            create=lambda: self._creation(token),
+            memory=self._memory,
+            guard=lambda: self._translated(key),
         )
         try:
             yield writer
@@ -114,7 +123,7 @@ class AzureStorage:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose key starts with `prefix`, ascending, page by page."""
-        blobs = self._client.list_blobs(name_starts_with=self._root + prefix)
+        blobs = self._client.list_blobs(name_starts_with=self._root + prefix, include=LOCK_FIELDS)
         return _in_byte_order(self._info(blob) for blob in self._entries(blobs, prefix) if not _is_removed(blob))
 
     def list_folders(self, prefix: str = "") -> Iterator[str]:
@@ -124,9 +133,25 @@ class AzureStorage:
         return _in_byte_order(entry.name.removeprefix(start) for entry in entries if isinstance(entry, BlobPrefix))
 
     def delete(self, key: str) -> None:
-        """Remove the object if it exists."""
+        """Remove the object if it exists, with all its versions. Raises Locked."""
+        blob = self._blob(key)
         with self._translated(key):
-            _delete(self._blob(key))
+            self._versions.delete(blob, key)
+
+    @property
+    def object_lock(self) -> ObjectLock | None:
+        """What new objects are protected with."""
+        return self._lock
+
+    def lock_of(self, key: str) -> LockInfo | None:
+        """How the object is protected now. Raises NotFound."""
+        with self._translated(key):
+            return self._versions.lock_of(self._blob(key))
+
+    def extend_lock(self, key: str, until: float) -> bool:
+        """Protect the object at least until `until` (Unix seconds); whether that had to be done. Raises NotFound, BadInput."""
+        with self._translated(key):
+            return self._versions.extend(self._blob(key), key, until)
 
     def list_unfinished(self) -> Iterator[Unfinished]:
         """Blobs below the root that have blocks of ours, of which no list was committed."""
@@ -154,9 +179,13 @@ class AzureStorage:
     def _blob(self, key: str) -> BlobClient:
         return self._client.get_blob_client(self._root + check_key(key))
 
+    def _creation(self, token: str) -> dict[str, Any]:
+        """What a blob gets that is written now."""
+        return {"metadata": {_WRITER: token}, **lock_fields(self._lock)}
+
     def _info(self, blob: BlobProperties) -> ObjectInfo:
-        key = blob.name.removeprefix(self._root)
-        return ObjectInfo(key=key, size=blob.size, modified=blob.last_modified.timestamp())
+        key, locked = blob.name.removeprefix(self._root), protection(blob) is not None
+        return ObjectInfo(key=key, size=blob.size, modified=blob.last_modified.timestamp(), locked=locked)
 
     def _entries(self, entries: Iterable[Any], about: str) -> Iterator[Any]:
         waiting = iter(entries)
@@ -216,20 +245,15 @@ def _read_range(blob: BlobClient, offset: int, version: dict[str, Any]) -> tuple
 
 def _properties(blob: BlobClient) -> BlobProperties | None:
     """What is known of an object, or None. A missing container is an error."""
-    found = _if_there(blob.get_blob_properties)
+    found = if_there(blob.get_blob_properties)
     return None if found is None or _is_removed(found) else found
 
 
 def _writers(blob: BlobClient) -> set[str]:
     """The writers of ours that have sent blocks of a blob that was never committed."""
-    committed, waiting = _if_there(lambda: blob.get_block_list("all")) or ([], [])
+    committed, waiting = if_there(lambda: blob.get_block_list("all")) or ([], [])
     writers = {writer for writer in (writer_of(block.id) for block in waiting) if writer}
     return writers if writers and not committed and _properties(blob) is None else set()
-
-
-def _delete(blob: BlobClient, **condition: Any) -> None:
-    """Remove a blob; no error if there is none."""
-    _if_there(lambda: blob.delete_blob(**condition))
 
 
 def _discard(blob: BlobClient) -> None:
@@ -241,24 +265,18 @@ def _discard(blob: BlobClient) -> None:
     with suppress(ResourceExistsError, ResourceModifiedError):  # An object, or the mark that an earlier removal left.
         mark = ContentSettings(content_type=_REMOVED)
         blob.commit_block_list([], content_settings=mark, match_condition=MatchConditions.IfMissing)
-    found = _if_there(blob.get_blob_properties)
+    found = if_there(blob.get_blob_properties)
     if found is not None and _is_removed(found):
         with suppress(ResourceModifiedError):
-            _delete(blob, etag=found.etag, match_condition=MatchConditions.IfNotModified)
+            if_there(lambda: blob.delete_blob(etag=found.etag, match_condition=MatchConditions.IfNotModified))
+        if found.version_id:
+            # Of its version, which is empty, whoever has no right to delete versions is not bothered.
+            with suppress(HttpResponseError):
+                blob.delete_blob(version_id=found.version_id)
 
 
 def _is_removed(found: BlobProperties) -> bool:
     return found.content_settings.content_type == _REMOVED
-
-
-def _if_there(call: Callable[[], _Found]) -> _Found | None:
-    """What `call` returns, or None if there is no such blob."""
-    try:
-        return call()
-    except ResourceNotFoundError as error:
-        if code_of(error) not in MISSING:
-            raise
-        return None
 
 
 def _in_byte_order(entries: Iterable[_Entry]) -> Iterator[_Entry]:

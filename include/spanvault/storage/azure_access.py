@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -230,7 +231,7 @@ class AzureRetry(ExponentialRetry):
         return answer
 
 
-class _InTurn(RequestsTransport):
+class _InTurn(RequestsTransport):  # type: ignore[misc]
     """Sends each request when its turn has come; pauses between tries take none. A download counts until its first bytes
     come; signing in, which has a transport of its own, does not count."""
 
@@ -251,8 +252,11 @@ class _InTurn(RequestsTransport):
             self._calls.leave()
 
 
-def azure_client(access: AzureAccess, container: str, settings: Settings, where: str) -> ContainerClient:
-    """A client with bounded waits, tries and calls. It may be used from several threads. Raises BadInput."""
+def azure_client(
+    access: AzureAccess, container: str, settings: Settings, where: str, on_answer: Callable[[PipelineResponse[Any, Any]], None]
+) -> ContainerClient:
+    """A client with bounded waits, tries and calls. It may be used from several threads. `on_answer` is called with all that
+    it gets. Raises BadInput."""
     calls = CallLimit.of(settings.storage_calls)
     try:
         return ContainerClient(
@@ -265,6 +269,7 @@ def azure_client(access: AzureAccess, container: str, settings: Settings, where:
             max_single_get_size=READ_BYTES,
             max_chunk_get_size=READ_BYTES,
             max_single_put_size=_SINGLE_PUT_BYTES,
+            raw_response_hook=on_answer,
             **({"transport": _InTurn(calls, settings)} if calls else {}),
         )
     except (AzureError, ValueError) as error:

@@ -5,12 +5,14 @@ Codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 from urllib.parse import parse_qs
 
 from azure.core import exceptions
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 
 from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Refused, Retryable, SpanvaultError
 from spanvault.model.clock import now
@@ -22,8 +24,8 @@ INVALID_RANGE = "InvalidRange"
 _UNPROVEN = frozenset({"AuthenticationFailed", "InvalidAuthenticationInfo", "NoAuthenticationInformation"})
 _DENIED = (
     BadInput,
-    "{where} refused access ({code}): check the {credential}, its rights to list, read, write and delete blobs, and the "
-    "account's network rules.",
+    "{where} refused access ({code}): check the {credential}, its rights to list, read, write and delete blobs (where versions "
+    "are kept, also to delete versions{locks}), and the account's network rules.",
 )
 _REMOVED = (Retryable, "The upload of {key!r} to {where} was removed while it was written.")
 _THROTTLED = (Retryable, "{where} asks for fewer requests ({code}), also after several tries.")
@@ -56,16 +58,20 @@ _CODES: dict[str, tuple[type[SpanvaultError], str]] = {
     "OperationTimedOut": (Retryable, "{where} did not finish a request in time, also after several tries."),
 }
 _STATUS = {401: _DENIED, 403: _DENIED, 429: _THROTTLED, 503: _THROTTLED}
+_FOR_LOCKS = "; for OBJECT_LOCK_*, also to set immutability policies"
+_Found = TypeVar("_Found")
 _TIMEOUTS = (exceptions.ServiceRequestTimeoutError, exceptions.ServiceResponseTimeoutError)
 
 
 @dataclass(frozen=True)
 class AzurePlace:
-    """What sentences say of a container: its name, the storage's root in it, and how it is reached."""
+    """What sentences say of a container: its name, the storage's root in it, how it is reached, and whether locks are asked
+    for."""
 
     container: str
     where: str
     access: AzureAccess
+    locks: bool = False
 
     @property
     def credential(self) -> str:
@@ -88,6 +94,16 @@ def code_of(error: BaseException) -> str:
     """The object store's code, or an empty text if there was no answer."""
     code = getattr(error, "error_code", None)
     return str(getattr(code, "value", code) or "")
+
+
+def if_there(call: Callable[[], _Found]) -> _Found | None:
+    """What `call` returns, or None if there is no such blob. A missing container is an error."""
+    try:
+        return call()
+    except ResourceNotFoundError as error:
+        if code_of(error) not in MISSING:
+            raise
+        return None
 
 
 def broke_off(error: BaseException | None) -> bool:
@@ -114,13 +130,15 @@ def _answer(error: HttpResponseError, place: AzurePlace, key: str) -> SpanvaultE
                 endpoint=place.access.url,
                 account=place.access.account,
                 credential=place.credential,
+                locks=_FOR_LOCKS if place.locks else "",
                 code=code or status,
             )
         )
     reason = f"{code or status}: {first_line(error)}".rstrip(": ")
     if status >= 500:
         return Retryable(f"{place.where} failed, also after several tries ({reason}).")
-    return BadInput(f"{place.where} refused the call for {key!r} ({reason}).")
+    needed = "; an object lock, which OBJECT_LOCK_* asks for, needs a container with version-level immutability"
+    return BadInput(f"{place.where} refused the call for {key!r} ({reason}){needed if place.locks else ''}.")
 
 
 def _unproven(place: AzurePlace, code: str) -> SpanvaultError:

@@ -47,15 +47,15 @@ def began(writer: str) -> float:
 
 
 class AzureWriter(PartWriter[BlobBlock]):
-    """A Writer whose bytes become the blob by `finish()`. `memory` and `guard` are PartWriter's; `create` holds the blob's
-    properties (metadata, lock)."""
+    """A Writer whose bytes become the blob by `finish()`. `memory` and `guard` are PartWriter's; `create` tells the
+    blob's properties (metadata, and a lock that begins when it is asked)."""
 
     def __init__(
         self,
         blob: BlobClient,
         *,
         token: str,
-        create: dict[str, Any],
+        create: Callable[[], dict[str, Any]],
         memory: int,
         guard: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -76,7 +76,7 @@ class AzureWriter(PartWriter[BlobBlock]):
         return block
 
     def _publish_whole(self, data: bytes) -> None:
-        self._blob.upload_blob(data, overwrite=True, **self._create, validate_content=True)
+        self._blob.upload_blob(data, overwrite=True, **self._create(), validate_content=True)
 
     def _publish_parts(self, sent: list[BlobBlock]) -> None:
-        self._blob.commit_block_list(sent, **self._create)
+        self._blob.commit_block_list(sent, **self._create())

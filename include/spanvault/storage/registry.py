@@ -33,7 +33,7 @@ def _backend(parsed: StorageUri, settings: Settings, connections: ConnectionReso
         from spanvault.storage.azure import AzureStorage
         from spanvault.storage.azure_access import azure_access
 
-        return AzureStorage(parsed, azure_access(parsed, settings, connections), settings)
+        return AzureStorage(parsed, azure_access(parsed, settings, connections), settings, lock)
     if parsed.scheme == "gs":
         from spanvault.storage.gcs import GcsStorage
         from spanvault.storage.gcs_access import gcs_access
