@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,14 +164,38 @@ def test_damage_on_the_way_is_found(opened: OpenKey, google: FakeGoogleKms, uri:
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL])
 def test_failures_that_pass_are_tried_again(opened: OpenKey, google: FakeGoogleKms, uri: str, code: grpc.StatusCode) -> None:
     google.failures = [code, code]
-    assert opened(uri).wrap(DATA_KEY, CHAIN)
-    assert google.failures == []
+    assert opened(uri, storage_attempts=3).wrap(DATA_KEY, CHAIN)
+    assert google.calls == [("Encrypt", BACKUP)]
 
 
-def test_throttling_without_an_end(opened: OpenKey, google: FakeGoogleKms, uri: str) -> None:
-    google.failures = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 100
-    refusal(opened(uri, storage_read_timeout=0.5), "wrap", Retryable)
-    assert len(google.failures) < 99
+@pytest.mark.parametrize("call", ["wrap", "unwrap"])
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_failures_without_an_end_are_tried_as_often_as_the_settings_say(
+    opened: OpenKey, google: FakeGoogleKms, uri: str, call: str, code: grpc.StatusCode
+) -> None:
+    google.failures = [code] * 100
+    refusal(opened(uri, storage_attempts=3), call, Retryable)
+    assert len(google.failures) == 97
+
+
+def test_a_refusal_is_not_tried_again(opened: OpenKey, google: FakeGoogleKms, uri: str) -> None:
+    google.denied = {BACKUP}
+    refusal(opened(uri), "wrap", BadInput)
+    assert google.calls == [("Encrypt", BACKUP)]
+
+
+def test_a_call_that_is_never_answered_ends(opened: OpenKey, google: FakeGoogleKms, uri: str) -> None:
+    released = threading.Event()
+
+    def never(answer: Any) -> Any:
+        released.wait(60)
+        return answer
+
+    google.damage = never
+    said = refusal(opened(uri, storage_read_timeout=0.5), "wrap", Retryable)
+    released.set()
+    assert "did not answer in time, also after several tries" in said
+    assert google.calls == [("Encrypt", BACKUP)] * 2
 
 
 def test_a_server_that_is_down(opened: OpenKey, google: FakeGoogleKms, uri: str) -> None:

@@ -1,29 +1,29 @@
 """Keys in Google Cloud KMS: symmetric keys; the chain's id is additional authenticated data.
 
 Requests and answers carry CRC32C checksums, as https://cloud.google.com/kms/docs/data-integrity-guidelines asks: what a
-network or a proxy changed would otherwise be found when the backup is needed.
+network or a proxy changed would otherwise be found when the backup is needed. Google's library counts no tries, only
+seconds, so each of its calls is made once and tried again here.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import google.auth
 import google_crc32c
 from google.api_core import exceptions
-from google.api_core.retry import Retry, if_exception_type
 from google.auth import impersonated_credentials
 from google.auth.credentials import Credentials
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.auth.transport.requests import Request
 from google.cloud.kms_v1 import KeyManagementServiceClient
 from google.oauth2 import service_account
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from spanvault.config.connections import ConnectionInfo, ConnectionResolver
 from spanvault.config.settings import Settings
@@ -34,12 +34,6 @@ from spanvault.model.kms_uri import KmsUri
 _SCOPES = ("https://www.googleapis.com/auth/cloudkms",)
 _PREFIX = "extra__google_cloud_platform__"
 _UNSUPPORTED = {"credential_config_file", "key_secret_name", "idp_issuer_url", "is_anonymous"}
-_PASSING = (
-    exceptions.ServiceUnavailable,
-    exceptions.DeadlineExceeded,
-    exceptions.InternalServerError,
-    exceptions.ResourceExhausted,
-)
 # The status codes: https://cloud.google.com/kms/docs/reference/rest/v1/projects.locations.keyRings.cryptoKeys/decrypt
 # and https://cloud.google.com/apis/design/errors
 _ANSWERS: tuple[tuple[type[Exception], type[SpanvaultError], str], ...] = (
@@ -53,7 +47,6 @@ _ANSWERS: tuple[tuple[type[Exception], type[SpanvaultError], str], ...] = (
     (exceptions.Unauthenticated, BadInput, "{key}: Google refused the credentials; check that the account's key is still valid."),
     (exceptions.FailedPrecondition, BadInput, "{key}: the key cannot be used as it is ({reason}); enable its version."),
     (exceptions.ResourceExhausted, Retryable, "{key}: Google Cloud KMS asks for fewer requests, also after several tries."),
-    (exceptions.RetryError, Retryable, "{key}: Google Cloud KMS did not serve the call in time, also after several tries."),
     (exceptions.DeadlineExceeded, Retryable, "{key}: Google Cloud KMS did not answer in time, also after several tries."),
     (exceptions.ServiceUnavailable, Retryable, "{key}: Google Cloud KMS cannot be reached ({reason})."),
     (exceptions.ServerError, Retryable, "{key}: Google Cloud KMS failed, also after several tries ({reason})."),
@@ -72,60 +65,69 @@ class GoogleKey:
         self.key_id = uri.key_id
         self._name = uri.key
         self._credentials = credentials
-        seconds = settings.storage_read_timeout
-        # The deadline bounds all tries and pauses together.
-        self._call: dict[str, Any] = {
-            "timeout": seconds,
-            "retry": Retry(predicate=if_exception_type(*_PASSING), initial=0.2, multiplier=2, maximum=20, timeout=seconds),
-        }
+        self._timeout = settings.storage_read_timeout
+        self._tries = Retrying(
+            retry=retry_if_exception_type(Retryable),
+            wait=wait_random_exponential(multiplier=0.5, max=20),
+            stop=stop_after_attempt(settings.storage_attempts),
+            reraise=True,
+        )
 
     def wrap(self, data_key: bytes, chain: str) -> bytes:
         """The data key, encrypted by the key's primary version."""
-        aad = chain.encode()
-        with self._client() as client:
-            answer = client.encrypt(
-                request={
-                    "name": self._name,
-                    "plaintext": data_key,
-                    "plaintext_crc32c": google_crc32c.value(data_key),
-                    "additional_authenticated_data": aad,
-                    "additional_authenticated_data_crc32c": google_crc32c.value(aad),
-                },
-                **self._call,
-            )
-        arrived = answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
-        if not arrived or google_crc32c.value(answer.ciphertext) != answer.ciphertext_crc32c:
-            raise Retryable(f"{self.key}: the call or its answer was damaged on the way; nothing was done with it.")
-        return bytes(answer.ciphertext)
+        return self._tried(partial(self._encrypt, data_key, chain.encode()))
 
     def unwrap(self, wrapped: bytes, chain: str) -> bytes:
         """The data key that some version of the key wrapped for `chain`."""
-        aad = chain.encode()
-        with self._client(wrapped=True) as client:
-            answer = client.decrypt(
-                request={
-                    "name": self._name,
-                    "ciphertext": wrapped,
-                    "ciphertext_crc32c": google_crc32c.value(wrapped),
-                    "additional_authenticated_data": aad,
-                    "additional_authenticated_data_crc32c": google_crc32c.value(aad),
-                },
-                **self._call,
-            )
-        if google_crc32c.value(answer.plaintext) != answer.plaintext_crc32c:
-            raise Retryable(f"{self.key}: the call or its answer was damaged on the way; nothing was done with it.")
-        return bytes(answer.plaintext)
+        return self._tried(partial(self._decrypt, wrapped, chain.encode()), wrapped=True)
 
     def __repr__(self) -> str:
         return f"GoogleKey({self.key!r})"
 
-    @contextmanager
-    def _client(self, *, wrapped: bool = False) -> Iterator[KeyManagementServiceClient]:
+    def _encrypt(self, data_key: bytes, aad: bytes, client: KeyManagementServiceClient) -> bytes:
+        answer = client.encrypt(
+            request={
+                "name": self._name,
+                "plaintext": data_key,
+                "plaintext_crc32c": google_crc32c.value(data_key),
+                "additional_authenticated_data": aad,
+                "additional_authenticated_data_crc32c": google_crc32c.value(aad),
+            },
+            timeout=self._timeout,
+            retry=None,
+        )
+        arrived = answer.verified_plaintext_crc32c and answer.verified_additional_authenticated_data_crc32c
+        return self._undamaged(bytes(answer.ciphertext), answer.ciphertext_crc32c if arrived else None)
+
+    def _decrypt(self, wrapped: bytes, aad: bytes, client: KeyManagementServiceClient) -> bytes:
+        answer = client.decrypt(
+            request={
+                "name": self._name,
+                "ciphertext": wrapped,
+                "ciphertext_crc32c": google_crc32c.value(wrapped),
+                "additional_authenticated_data": aad,
+                "additional_authenticated_data_crc32c": google_crc32c.value(aad),
+            },
+            timeout=self._timeout,
+            retry=None,
+        )
+        return self._undamaged(bytes(answer.plaintext), answer.plaintext_crc32c)
+
+    def _undamaged(self, data: bytes, checksum: object) -> bytes:
+        if google_crc32c.value(data) != checksum:
+            raise Retryable(f"{self.key}: the call or its answer was damaged on the way; nothing was done with it.")
+        return data
+
+    def _tried(self, call: Callable[[KeyManagementServiceClient], bytes], *, wrapped: bool = False) -> bytes:
+        """What `call` returns, with tries that are bounded each by itself, and random pauses that double up to 20 s."""
+        return self._tries.copy()(self._once, call, wrapped=wrapped)
+
+    def _once(self, call: Callable[[KeyManagementServiceClient], bytes], *, wrapped: bool) -> bytes:
         try:
             credentials = self._credentials()
             self._sign_in(credentials)
             with KeyManagementServiceClient(credentials=credentials) as client:
-                yield client
+                return call(client)
         except (exceptions.GoogleAPIError, GoogleAuthError) as error:
             raise self._translated(error, wrapped=wrapped) from None
 
@@ -134,7 +136,7 @@ class GoogleKey:
         if not isinstance(credentials, service_account.Credentials):
             request = Request()
             with closing(request.session):
-                credentials.refresh(partial(request, timeout=self._call["timeout"]))  # type: ignore[no-untyped-call]
+                credentials.refresh(partial(request, timeout=self._timeout))  # type: ignore[no-untyped-call]
 
     def _translated(self, error: Exception, *, wrapped: bool) -> SpanvaultError:
         if wrapped and isinstance(error, exceptions.InvalidArgument):
