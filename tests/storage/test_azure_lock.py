@@ -1,4 +1,5 @@
-"""Object locks and versions on Azure Blob Storage, against FakeAzureContainer: Azurite has neither."""
+"""Object locks and versions on Azure Blob Storage, against FakeAzureContainer: Azurite has no versions, takes what
+asks for a lock, and sets none."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound
 from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.azure_upload import FIRST_BLOCK_BYTES
 from spanvault.storage.base import LockableStorage, LockInfo, Storage
+from spanvault.storage.check_properties import Broken, Place
+from spanvault.storage.check_streams import object_lock
 from spanvault.storage.limit import limited
 from tests.kit.azurite import Azurite
 from tests.kit.collections import write_collection
@@ -335,3 +338,17 @@ def test_without_versions_deleting_from_azure_is_one_call(opened: OpenStorage, a
         # Two questions about versions, and three deletions.
         assert [line.split()[0] for line in proxy.requests] == ["GET", "GET", "DELETE", "DELETE", "DELETE"]
         assert list(storage.list()) == []
+
+
+@pytest.mark.apt
+def test_a_server_that_takes_locks_and_keeps_none_is_found_out(opened: OpenStorage, azurite: Azurite, container: str) -> None:
+    uri = azurite.uri(container, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=GOVERNANCE&OBJECT_LOCK_DAYS=1"
+    storage = opened(uri)
+    assert isinstance(storage, LockableStorage)
+    storage.put("key", b"1")
+    assert storage.lock_of("key") is None
+    place = Place(writer=storage, reader=storage, folder="check", lock=storage.object_lock, locking=storage, lock_seconds=60)
+    with pytest.raises(Broken, match=r"took an object and the lock that it was to get \(GOVERNANCE\), and did not set it"):
+        object_lock(place)
+    storage.delete("key")
+    assert storage.head("key") is None
