@@ -225,7 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.bucket.hidden:
                 self._refuse(403, "forbidden", "no storage.buckets.get")
             else:
-                self._json(200, {"name": "bucket", "versioning": {"enabled": self.bucket.versioning}})
+                retention = {"objectRetention": {"mode": "Enabled"}} if self.bucket.retention else {}
+                self._json(200, {"name": "bucket", "versioning": {"enabled": self.bucket.versioning}, **retention})
         elif path == "/storage/v1/b/bucket/o":
             self._json(200, self._listed(query))
         elif (one := self._named(path, query)) is None:

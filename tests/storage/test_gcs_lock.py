@@ -18,6 +18,7 @@ from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.base import LockableStorage, LockInfo, Storage
 from spanvault.storage.gcs_upload import WHOLE_BYTES
 from spanvault.storage.limit import limited
+from spanvault.storage.lock_terms import NoLocks
 from tests.kit.fake_gcs_bucket import FakeGcsBucket, told_date
 from tests.kit.tcp_proxy import TcpProxy
 from tests.storage.conftest import OpenStorage
@@ -199,6 +200,17 @@ def test_what_google_does_not_lock_gets_the_lock_of_new_objects(place: Place) ->
     for call in (lambda: plain.lock_of("none"), lambda: plain.extend_lock("none", wanted)):
         with pytest.raises(NotFound, match="There is no object 'none'"):
             call()
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["told", "not told"])
+def test_a_google_bucket_that_keeps_no_locks_is_no_fault_of_a_chain(at: Place, hidden: bool) -> None:
+    with FakeGcsBucket(hidden=hidden) as bucket:
+        bucket.add("a/key", b"")
+        with pytest.raises(NoLocks, match="'key' in gs://bucket/a has no lock to extend, and no object retention of its bucket"):
+            at(bucket.port).extend_lock("key", time.time() + DAY)
+        with pytest.raises(BadInput, match="refused an object lock") as caught:
+            at(bucket.port, **GOVERNED).extend_lock("key", time.time() + DAY)
+        assert type(caught.value) is BadInput
 
 
 @pytest.mark.parametrize("locked", ["first", "second"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.api_core import exceptions
 from google.cloud.storage import Blob, Bucket  # type: ignore[import-untyped]
@@ -19,7 +19,7 @@ from spanvault.model.uri_parameters import ObjectLock
 from spanvault.storage.base import LockInfo
 from spanvault.storage.gcs_client import GcsClient
 from spanvault.storage.gcs_errors import GcsError, GcsPlace, no_bucket, translate
-from spanvault.storage.lock_terms import by_what, date, end_from_now, in_force, nothing_to_extend
+from spanvault.storage.lock_terms import NoLocks, by_what, date, end_from_now, in_force, nothing_to_extend
 
 _MODES = {"GOVERNANCE": "Unlocked", "COMPLIANCE": "Locked"}
 _NAMES = {theirs: ours for ours, theirs in _MODES.items()}
@@ -47,6 +47,13 @@ def protection(blob: Blob) -> LockInfo | None:
     return in_force(_NAMES.get(blob.retention.mode), until, legal_hold=hold)
 
 
+class _Seen(NamedTuple):
+    """What is known of a bucket: whether there may be versions, and whether it is seen to have object retention enabled."""
+
+    may_keep_versions: bool
+    retains: bool
+
+
 class GcsVersions:
     """The generations and locks of a bucket's objects. Its calls raise the libraries' errors (gcs_errors.GcsError), except for
     Locked, BadInput, and NotFound for the bucket. `missing` is called when an object is not there, and raises if its bucket is
@@ -58,11 +65,11 @@ class GcsVersions:
         self._lock = lock
         self._missing = missing
         self._once: dict[str, Any] = {"retry": None, "timeout": client.timeout}
-        self._kept: bool | None = None
+        self._seen: _Seen | None = None
 
     def delete(self, name: str, key: str) -> None:
         """Remove the object and all its generations, the current one last: if one is protected, the object stays visible."""
-        if not self._may_keep_versions():
+        if not self._bucket_as_seen().may_keep_versions:
             self._delete(name, key, None)
             return
         # A plain deletion would hide the object and free nothing.
@@ -81,6 +88,11 @@ class GcsVersions:
             return False
         # Also of one that has ended: what was Locked once never changes its mode.
         mode = blob.retention.mode or (self._lock and self._lock.mode and _MODES[self._lock.mode])
+        if not mode and not self._bucket_as_seen().retains:
+            raise NoLocks(
+                f"{key!r} in {self._place.where} has no lock to extend, and no object retention of its bucket is to be seen; "
+                "enable it, and give OBJECT_LOCK_MODE."
+            )
         if not mode:
             raise nothing_to_extend(key, self._place.where)
         _retain(blob, mode, date(until))
@@ -117,21 +129,22 @@ class GcsVersions:
         if lock is not None:
             raise Locked(f"{key!r} in {self._place.where} is protected {by_what(lock)} and was not deleted.") from None
 
-    def _may_keep_versions(self) -> bool:
-        """Asked once of the bucket. Who may not ask looks for versions each time."""
-        if self._kept is None:
+    def _bucket_as_seen(self) -> _Seen:
+        """Asked once. Who may not ask looks for versions each time."""
+        if self._seen is None:
             bucket = self._client.bucket()
             try:
                 self._client.call(lambda: bucket.reload(**self._once))
             except exceptions.Forbidden as error:
                 if isinstance(translate(error, self._place, ""), Retryable):
                     raise
-                self._kept = True
+                self._seen = _Seen(may_keep_versions=True, retains=False)
             except exceptions.NotFound:
                 raise no_bucket(self._place) from None
             else:
-                self._kept = bool(bucket.versioning_enabled)
-        return self._kept
+                retains = bucket.object_retention_mode == "Enabled"
+                self._seen = _Seen(may_keep_versions=bool(bucket.versioning_enabled), retains=retains)
+        return self._seen
 
     def _generations(self, name: str) -> Iterator[int]:
         """Those of one object; its name is the first of all that begin with it."""
