@@ -34,7 +34,7 @@ def plan(number, batches=0):
     return SimpleNamespace(subdir="2026/11/22-090000.00", number=number, last_number=number + 1, run_key="dag/run",
         parent_sha256=hashlib.sha256(b"parent").hexdigest(),
         kind="incremental", request=request,
-        batches=[SimpleNamespace(index=index, label=f"batch {index}") for index in range(batches)])
+        batches=[SimpleNamespace(index=index, label=f"batch {index}", nodes=()) for index in range(batches)])
 
 schedule, steps, maintenance = (ModuleType(f"spanvault.engine.{name}") for name in ("schedule", "steps", "maintenance"))
 commit, chain = (ModuleType(f"spanvault.collection.{name}") for name in ("commit", "chain"))
@@ -68,7 +68,8 @@ def seal_backup(context, cluster, into, plan):
         raise steps.sealing.pop(0)
     return f"seal of {plan.number}"
 steps.seal_backup = seal_backup
-SpanvaultOperator.cluster_named = staticmethod(lambda name: name)
+one_node = SimpleNamespace(primary=SimpleNamespace(locality=""), queue_of=lambda locality: None)
+SpanvaultOperator.cluster_named = staticmethod(lambda name: one_node)
 SpanvaultOperator.stored_plan = staticmethod(lambda engine, handle: plan(handle["number"]))
 
 class TI:

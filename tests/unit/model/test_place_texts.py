@@ -59,7 +59,7 @@ def test_secrets_are_shown_by_revealed_alone() -> None:
     [
         ([EU], "COCKROACH_LOCALITY region=eu is invalid for a single location; leave it out of file:///eu?COCKROACH_LOCALITY="),
         ([DEFAULT, "file:///b"], "Several URLs are given, but file:///b does not say which locality it is for: add COCKROACH_"),
-        ([EU, US], "Of several URLs exactly one must have COCKROACH_LOCALITY=default; here none has."),
+        ([EU, US], "Of several URLs exactly one must have COCKROACH_LOCALITY=default, not none."),
         (
             [DEFAULT, DEFAULT.replace("/a", "/b"), EU],
             "Of several URLs exactly one must have COCKROACH_LOCALITY=default; here 2 ha",
