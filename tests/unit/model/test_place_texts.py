@@ -62,7 +62,7 @@ def test_secrets_are_shown_by_revealed_alone() -> None:
         ([EU, US], "Of several URLs exactly one must have COCKROACH_LOCALITY=default, not none."),
         (
             [DEFAULT, DEFAULT.replace("/a", "/b"), EU],
-            "Of several URLs exactly one must have COCKROACH_LOCALITY=default; here 2 ha",
+            "Of several URLs exactly one must have COCKROACH_LOCALITY=default, not 2.",
         ),
         ([DEFAULT, EU, EU.replace("/eu", "/b")], "Several URLs are for the locality region=eu; give one of them."),
         ([DEFAULT, EU, US.replace("region%3Dus", "%20region%20=%20eu")], "Several URLs are for the locality region=eu; give one"),
