@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.context
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from typing import Any, TypeVar
 
 from spanvault.config.connections import ConnectionResolver
@@ -36,16 +37,21 @@ def in_processes(
     costs a call to a key service, or a quarter of a second for a passphrase.
 
     The first failure stops what has not begun and is raised; Retryable when a process was killed. Processes end silently
-    at Ctrl-C, whatever they do: every batch may be interrupted anywhere.
+    at Ctrl-C and when this one is killed, whatever they do: every batch may be interrupted anywhere.
     """
     warm_up()
-    template = _prepared()
-    common = (dict(os.environ), context.settings, context.connections, context.encryption)
+    template, others = _prepared(), set(multiprocessing.active_children())
+    common = (util.get_temp_dir(), dict(os.environ), context.settings, context.connections, context.encryption)
     with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=template, initializer=_begin, initargs=common) as pool:
-        futures = {pool.submit(_call, work, *each): index for index, each in enumerate(arguments)}
         try:
+            with _interrupts_later():
+                futures = {pool.submit(_call, work, *each): index for index, each in enumerate(arguments)}
             for future in as_completed(futures):
                 done(futures[future], future.result())
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # a terminal interrupts them too; `kill -INT` does not
+            raise
         except BrokenProcessPool:
             raise Retryable("A worker process was killed; the same statement continues from what it finished.") from None
         finally:
@@ -73,6 +79,23 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C is heeded at the end: a process that is only half started when this one goes would print a traceback, as what
+    it is to read from this one is gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _prepared() -> multiprocessing.context.ForkServerContext:
     """Workers are forked from a template that has imported the engine and done nothing else: a fork of this process
     would not survive the threads of Arrow and asyncio, and a spawned process imports everything anew."""
@@ -82,13 +105,25 @@ def _prepared() -> multiprocessing.context.ForkServerContext:
 
 
 def _begin(
-    environment: dict[str, str], settings: Settings, connections: ConnectionResolver, encryption: EncryptionOptions
+    folder: str, environment: dict[str, str], settings: Settings, connections: ConnectionResolver, encryption: EncryptionOptions
 ) -> None:
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     # The template was made with the environment of its time.
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _contexts[:] = [Context(settings=settings, connections=connections, encryption=encryption)]
+
+
+def _end_with_parent(folder: str) -> None:
+    """End this process when the one that gives it work is gone: killed, it could not say so, and whatever is still worked on
+    would hold connections for nobody. The template and its tracker end with the last worker; `folder` has their socket."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _call(work: Callable[..., Summary], *arguments: Any) -> Summary:

@@ -1,0 +1,88 @@
+"""Worker processes end with the one that gives them work, however it ends, and say nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+MAIN = """
+import os, signal, sys, time
+from multiprocessing import forkserver, popen_forkserver, util
+from pathlib import Path
+from spanvault.engine.context import Context
+from spanvault.engine.worker_pool import in_processes
+
+FOLDER = Path(sys.argv[1])
+
+def work(context, name):
+    # Under another name first: who reads the file must find the number in it.
+    (FOLDER / f"{name}.new").write_text(f"{os.getpid()} {os.getppid()}")
+    (FOLDER / f"{name}.new").rename(FOLDER / f"{name}.pid")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    (FOLDER / "socket").write_text(util.get_temp_dir())
+    if sys.argv[2] == "interrupted":
+        read = forkserver.read_signed
+        def interrupted(file):
+            signal.raise_signal(signal.SIGINT)
+            return read(file)
+        popen_forkserver.forkserver.read_signed = interrupted
+    try:
+        in_processes(Context(), 2, work, [("one",), ("two",)], lambda *_: None)
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "main.py"
+    path.write_text(textwrap.dedent(MAIN))
+    yield path
+    for name in tmp_path.glob("*.pid"):
+        for pid in map(int, name.read_text().split()):
+            if is_there(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_there(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_workers_end_when_the_main_process_is_killed(script: Path, tmp_path: Path) -> None:
+    main = subprocess.Popen([sys.executable, script, tmp_path, "killed"])
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2, "two workers begin")
+    finally:
+        main.kill()
+        main.wait()
+    pids = {int(pid) for name in tmp_path.glob("*.pid") for pid in name.read_text().split()}
+    assert len(pids) == 3  # two workers, and the template that they were forked from
+    wait_until(lambda: not any(map(is_there, pids)), f"{pids} are still there")
+    assert not Path((tmp_path / "socket").read_text()).exists()
+
+
+def test_an_interrupt_while_workers_start_prints_nothing(script: Path, tmp_path: Path) -> None:
+    command: list[str | Path] = [sys.executable, script, tmp_path, "interrupted"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
