@@ -90,7 +90,12 @@ def _keys(passphrase_from: str | None, kms: list[str]) -> EncryptionOptions:
 def _ask(question: str) -> SecretStr:
     if not sys.stdin.isatty():
         raise BadInput("There is no terminal to ask for the passphrase on; name env:NAME, connection:ID or variable:NAME.")
-    return SecretStr(getpass.getpass(f"{question}: "))
+    try:
+        return SecretStr(getpass.getpass(f"{question}: "))
+    except EOFError:
+        raise BadInput("The input ended where the passphrase was asked for; type it and press Enter.") from None
+    except UnicodeDecodeError:
+        raise BadInput("The passphrase that was typed holds bytes or characters that are no UTF-8; give one in UTF-8.") from None
 
 
 def all_places(uri: str, places: list[str] | None) -> str:

@@ -22,7 +22,7 @@ def refuse_to_ask(question: str) -> SecretStr:
 def find_passphrase(reference: str, connections: ConnectionResolver, ask: Ask = refuse_to_ask) -> SecretStr:
     """The passphrase that `connection:ID`, `variable:NAME`, `env:NAME` or `prompt` leads to.
 
-    Raises NotFound when it is not there, BadInput when it is empty or the reference is none.
+    Raises NotFound when it is not there, BadInput when it is empty or no UTF-8, or the reference is none.
     """
     kind, _, name = reference.partition(":")
     if kind == "connection":
@@ -37,9 +37,12 @@ def find_passphrase(reference: str, connections: ConnectionResolver, ask: Ask = 
         found = ask("Passphrase of the backup")
     else:
         raise BadInput("A passphrase's reference is connection:ID, variable:NAME, env:NAME or prompt.")
-    if found is None or not found.get_secret_value():
-        raise BadInput(
-            f"The passphrase from {reference} is empty"
-            + ("; put it into the connection's password." if kind == "connection" else ".")
-        )
+    what = "The passphrase that was typed" if reference == "prompt" else f"The passphrase from {reference}"
+    if found is None or not found.get_secret_value().strip():
+        raise BadInput(f"{what} is empty" + ("; put it into the connection's password." if kind == "connection" else "."))
+    try:
+        found.get_secret_value().encode()
+    except UnicodeEncodeError:
+        # Python gives bytes of the environment that it cannot read as halves of surrogate pairs.
+        raise BadInput(f"{what} holds bytes or characters that are no UTF-8; give one in UTF-8.") from None
     return found

@@ -40,11 +40,15 @@ def test_each_reference_leads_to_its_secret(monkeypatch: pytest.MonkeyPatch, ref
         ("connection:bare", BadInput, "is empty; put it into the connection's password"),
         ("variable:other", NotFound, "There is no variable 'other'"),
         ("variable:nothing", BadInput, "is empty"),
+        ("env:BLANK", BadInput, "env:BLANK is empty"),
         ("env:NOT_SET_ANYWHERE", NotFound, "NOT_SET_ANYWHERE of the passphrase is not set"),
         ("prompt", BadInput, "nobody to ask"),
         ("file:/etc/secret", BadInput, "connection:ID, variable:NAME, env:NAME or prompt"),
     ],
 )
-def test_what_leads_nowhere_is_one_sentence(reference: str, error: type[Exception], sentence: str) -> None:
+def test_what_leads_nowhere_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, reference: str, error: type[Exception], sentence: str
+) -> None:
+    monkeypatch.setenv("BLANK", " ")
     with pytest.raises(error, match=sentence):
         find_passphrase(reference, CONNECTIONS)
