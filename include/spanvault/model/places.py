@@ -49,9 +49,7 @@ class Places:
                 )
         defaults = [uri for uri in parsed if uri.locality == DEFAULT_LOCALITY]
         if len(defaults) != 1:
-            raise BadInput(
-                f"Of several URLs exactly one must have COCKROACH_LOCALITY=default, not {len(defaults) or 'none'}."
-            )
+            raise BadInput(f"Of several URLs exactly one must have COCKROACH_LOCALITY=default, not {len(defaults) or 'none'}.")
         # Spaces around a tier's words mean nothing; with them no node would ever match.
         others = tuple((str(Locality.parse(uri.locality or "")), uri) for uri in parsed if uri.locality != DEFAULT_LOCALITY)
         _check_names([tier for tier, _ in others])
