@@ -26,6 +26,7 @@ ROOTS: tuple[type[BaseModel], ...] = (
     manifest.SealRecord,
     manifest.Manifest,
     manifest.IndexEntry,
+    manifest.IndexedTotals,
     encryption.EncryptionInfo,
 )
 

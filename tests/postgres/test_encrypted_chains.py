@@ -102,16 +102,19 @@ def test_everything_but_the_documented_is_encrypted(backup: EncryptedBackup) -> 
     backup.database.execute("update t set v = 'x' where id = 1")
     backup.add(revision_history=True)
     plain = set()
+    named = [backup.database.name.encode(), b"keyless"]
     for path in files(backup.folder):
         data = path.read_bytes()
         assert SECRET.encode() not in data
         assert MARK.encode() not in data
         if not data.startswith(MAGIC):
+            assert not any(name in data for name in named), path
             plain.add(path.name if path.suffix == ".txt" else path.name.split("-0")[0])
         else:
             with pytest.raises(Exception, match=r"magic bytes|Parquet"):
                 pq.ParquetFile(io.BytesIO(data))
     index = {path.name.split("-0")[0] for path in (backup.folder / "metadata" / "index").iterdir()}
+    assert len(index) == 2
     assert plain - index == {"COLLECTION.json", "README.txt", "ENCRYPTION-INFO"}
 
 

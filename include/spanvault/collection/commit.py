@@ -14,6 +14,7 @@ from spanvault.collection.manifests import any_names, check_owner, parse_manifes
 from spanvault.collection.markers import read_marker
 from spanvault.collection.plans import plans_of, read_plan
 from spanvault.collection.readme import write_readme
+from spanvault.crypto.keyring import is_encrypted
 from spanvault.errors import AlreadyExists, BrokenChain, NotFound, Refused, SpanvaultError
 from spanvault.model.manifest import Manifest
 from spanvault.storage.base import Storage
@@ -34,8 +35,9 @@ def commit(storage: Storage, manifest: Manifest) -> Manifest:
     """
     counts, data = _existing(storage, manifest) or _create(storage, manifest)
     try:
-        write_entry(storage, entry_of(counts, hashlib.sha256(data).hexdigest()))
-        write_readme(storage, counts)
+        encrypted = is_encrypted(storage, counts.subdir)
+        write_entry(storage, entry_of(counts, hashlib.sha256(data).hexdigest(), encrypted=encrypted))
+        write_readme(storage, counts, encrypted=encrypted)
     except SpanvaultError as error:
         _log.warning("The backup %s is committed, but its index entry or README.txt is not written: %s", counts.subdir, error)
     return counts

@@ -17,6 +17,7 @@ from spanvault.collection.lookup import complete_subdirs
 from spanvault.collection.manifests import chain_names
 from spanvault.collection.parts import missing_parts
 from spanvault.collection.retention import Decision, Policy, chains_of, decide
+from spanvault.crypto.keyring import is_encrypted
 from spanvault.errors import Locked, NotFound, Permanent
 from spanvault.model.base import Value
 from spanvault.model.manifest import IndexEntry, Manifest
@@ -137,10 +138,11 @@ def _layers(storage: Storage, problems: list[str]) -> Iterator[IndexEntry]:
             names = chain_names(storage, subdir)
             wanted = [numbers for numbers in names.manifests if numbers[1] < len(names.valid)]
             loaded = [load_manifest_bytes(storage, subdir, number, first) for first, number in wanted]
+            encrypted = is_encrypted(storage, subdir)
         except Permanent as error:
             problems.append(str(error))
             continue
         if not loaded:
             problems.append(f"The backup {subdir} is marked invalid, so it is kept and counts for nothing.")
         for manifest, data in loaded:
-            yield entry_of(manifest, hashlib.sha256(data).hexdigest())
+            yield entry_of(manifest, hashlib.sha256(data).hexdigest(), encrypted=encrypted)

@@ -12,9 +12,10 @@ from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, 
 from spanvault.collection.lookup import complete_subdirs, is_complete
 from spanvault.collection.manifests import any_names, parse_manifest
 from spanvault.collection.plans import chain_subdirs
+from spanvault.crypto.keyring import is_encrypted
 from spanvault.errors import AlreadyExists, Damaged, Locked, NotFound, Refused
 from spanvault.model.base import Value
-from spanvault.model.manifest import IndexedTable, IndexEntry, Manifest
+from spanvault.model.manifest import IndexedTable, IndexedTotals, IndexEntry, Manifest, Totals
 from spanvault.model.request import BackupRequest
 from spanvault.statement.render import render
 from spanvault.storage.base import Storage
@@ -43,8 +44,9 @@ class RebuildCounts(Value):
     problems: tuple[str, ...] = ()
 
 
-def entry_of(manifest: Manifest, manifest_sha256: str) -> IndexEntry:
-    """The index entry of a manifest whose stored bytes have that digest."""
+def entry_of(manifest: Manifest, manifest_sha256: str, *, encrypted: bool) -> IndexEntry:
+    """The index entry of a manifest whose stored bytes have that digest. That of an encrypted chain names nothing that was
+    backed up: the index itself is in the clear."""
     return IndexEntry(
         kind=manifest.kind,
         number=manifest.number,
@@ -55,12 +57,23 @@ def entry_of(manifest: Manifest, manifest_sha256: str) -> IndexEntry:
         end=manifest.end,
         captured=manifest.captured,
         run_key=manifest.run_key,
-        target=_target_text(manifest),
-        tables=_tables(manifest),
+        encrypted=encrypted,
+        target=None if encrypted else _target_text(manifest),
+        tables=() if encrypted else _tables(manifest),
         planned_at=manifest.planned_at,
         committed_at=manifest.committed_at,
         manifest_sha256=manifest_sha256,
-        totals=manifest.totals,
+        totals=_totals(manifest.totals, encrypted=encrypted),
+    )
+
+
+def _totals(totals: Totals, *, encrypted: bool) -> IndexedTotals:
+    return IndexedTotals(
+        tables=None if encrypted else totals.tables,
+        rows=None if encrypted else totals.rows,
+        file_bytes=totals.file_bytes,
+        files=totals.files,
+        source_bytes=None if encrypted else totals.source_bytes,
     )
 
 
@@ -152,7 +165,8 @@ def _committed_layers(storage: Storage) -> Iterator[tuple[str, int, int]]:
 def true_entry(storage: Storage, subdir: str, number: int, first: int | None = None) -> IndexEntry:
     """The entry that the stored manifest asks for. Raises NotFound, Damaged, Refused."""
     data = storage.get(manifest_key(subdir, number, first))
-    return entry_of(parse_manifest(data, subdir, number, first), hashlib.sha256(data).hexdigest())
+    manifest = parse_manifest(data, subdir, number, first)
+    return entry_of(manifest, hashlib.sha256(data).hexdigest(), encrypted=is_encrypted(storage, subdir))
 
 
 def _parse(data: bytes, key: str) -> IndexEntry:

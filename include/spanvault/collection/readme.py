@@ -9,6 +9,7 @@ from spanvault.collection.layout import README_KEY
 from spanvault.errors import AlreadyExists
 from spanvault.model.manifest import Manifest
 from spanvault.model.request import EncryptionOptions, RestoreRequest, ShowBackupsRequest
+from spanvault.model.target import ClusterTarget, DatabaseTarget
 from spanvault.statement.render import render
 from spanvault.storage.base import Storage
 
@@ -24,7 +25,8 @@ To see what is here:
     {show}
 
 Replace what is in angle brackets, and "redacted" parts of a URI by the real secret. A copy of this folder is as good
-as the folder: give its own URI instead.
+as the folder: give its own URI instead. An encrypted backup needs its key, too: WITH encryption_passphrase_from = 'prompt', or
+WITH kms = '<URI of the key>'.
 
     COLLECTION.json        which collection and which cluster
     metadata/index/        a cache for listings; it can be rebuilt
@@ -40,14 +42,16 @@ def restore_command(manifest: Manifest, uri: str, subdir: str = "LATEST", keys: 
     secret: a passphrase is asked for."""
     if keys is not None and not keys.kms:
         keys = EncryptionOptions(passphrase_from="prompt")  # noqa: S106 - where it comes from
-    request = RestoreRequest(
-        target=manifest.request.target, subdir=subdir, collection=uri, encryption=keys or EncryptionOptions()
-    )
-    return _command(render(request))
+    target = manifest.request.target
+    return _command(render(RestoreRequest(target=target, subdir=subdir, collection=uri, encryption=keys or EncryptionOptions())))
 
 
-def write_readme(storage: Storage, manifest: Manifest) -> None:
-    """Write README.txt if it is not there; its example restores what `manifest` holds."""
+def write_readme(storage: Storage, manifest: Manifest, *, encrypted: bool) -> None:
+    """Write README.txt if it is not there; its example restores what `manifest` holds. It is never encrypted, so of an
+    `encrypted` backup it names no databases or tables."""
+    if encrypted and not isinstance(manifest.request.target, ClusterTarget):
+        unnamed = manifest.request.model_copy(update={"target": DatabaseTarget(names=("<database>",))})
+        manifest = manifest.model_copy(update={"request": unnamed})
     text = _TEXT.format(
         restore=restore_command(manifest, storage.display_uri),
         show=_command(render(ShowBackupsRequest(collection=storage.display_uri))),

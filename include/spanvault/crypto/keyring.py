@@ -94,7 +94,7 @@ class Keyring:
         """Whether the chain has an encryption info, readable or not."""
         with self._lock:
             if subdir not in self._encrypted:
-                self._encrypted[subdir] = _newest_info(self._collection, subdir) is not None
+                self._encrypted[subdir] = is_encrypted(self._collection, subdir)
             return self._encrypted[subdir]
 
     def unlock(self, subdir: str) -> Unlocked | None:
@@ -209,6 +209,11 @@ def read_info(storage: Storage, subdir: str) -> EncryptionInfo | None:
     if info.number != number:
         raise Damaged(f"{where} says that it is number {info.number}: it was renamed.")
     return info
+
+
+def is_encrypted(storage: Storage, subdir: str) -> bool:
+    """Whether a chain has an encryption info, readable or not. It costs a listing."""
+    return _newest_info(storage, subdir) is not None
 
 
 def _newest_info(storage: Storage, subdir: str) -> tuple[int, ObjectInfo] | None:

@@ -351,8 +351,19 @@ class IndexedTable(Value):
     bytes: int
 
 
+class IndexedTotals(Value):
+    """Sizes of a layer in its index entry. Of an encrypted layer only what a listing of its files tells as well."""
+
+    tables: int | None
+    rows: int | None
+    file_bytes: int
+    files: int
+    source_bytes: int | None
+
+
 class IndexEntry(Value):
-    """metadata/index/<key>.json: a cache of one layer's headline facts; rebuildable from the manifests."""
+    """metadata/index/<key>.json: a cache of one layer's headline facts; rebuildable from the manifests. It is never encrypted,
+    so of an encrypted chain it does not tell what was backed up."""
 
     format_version: int = FORMAT_VERSION
     kind: LayerKind = "full"
@@ -364,9 +375,10 @@ class IndexEntry(Value):
     end: Cut
     captured: Cut
     run_key: str
-    target: str
+    encrypted: bool = False
+    target: str | None
     tables: tuple[IndexedTable, ...] = ()
     planned_at: datetime
     committed_at: datetime
     manifest_sha256: str
-    totals: Totals
+    totals: IndexedTotals

@@ -170,7 +170,8 @@ def table_rows(catalog: Catalog, name: str, page: int) -> Paged[TableRow]:
     views = [view for subdir, group in _by_chain(shown.rows) for view in _layer_views(catalog, marked[subdir], group)]
     tables = [_table_of(view.entry, name) for view in views]
     if not any(tables):
-        raise NotShown(f"None of the backups on this page holds a table {name}.")
+        unknown = "; encrypted ones do not tell" if any(view.entry and view.entry.encrypted for view in views) else ""
+        raise NotShown(f"None of the backups on this page holds a table {name}{unknown}.")
     older = [*(table.rows if table else None for table in tables[1:]), None]
     rows = tuple(TableRow(*row) for row in zip(views, tables, older, strict=True))
     return Paged(rows, shown.number, shown.pages, shown.total)

@@ -10,14 +10,18 @@ from fnmatch import fnmatch
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from spanvault.collection.chain import Resolved, compacted_layers, head, layer_at, no_locations, original_layers, resolve
 from spanvault.collection.commit import commit
 from spanvault.collection.index import entry_of, list_chains, list_entries, read_entry, rebuild
-from spanvault.collection.layout import index_key, manifest_key, marker_key, plan_key
+from spanvault.collection.layout import README_KEY, index_key, manifest_key, marker_key, plan_key
 from spanvault.collection.lookup import find_subdir
 from spanvault.collection.markers import mark_invalid, read_marker
 from spanvault.collection.plans import create_plan, read_plan
+from spanvault.crypto.keyring import Credentials, Keyring
+from spanvault.crypto.storage import decrypted
+from spanvault.crypto.stream import MAGIC
 from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound, Refused
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import Manifest
@@ -189,7 +193,7 @@ def test_an_index_entry_says_what_pages_show(storage: LocalStorage) -> None:
 
 def test_an_index_entry_names_its_target_and_the_largest_tables(storage: LocalStorage) -> None:
     manifest = write_uncommitted(storage, target=DatabaseTarget(names=("shop", "Odd name"))).manifest
-    assert entry_of(manifest, "0").target == 'DATABASE shop, "Odd name"'
+    assert entry_of(manifest, "0", encrypted=False).target == 'DATABASE shop, "Odd name"'
     (database,) = manifest.databases
     shapes = [
         database.database.tables[0].model_copy(update={"oid": oid, "name": f"t{oid}", "bytes": oid}) for oid in range(1, 1501)
@@ -198,9 +202,32 @@ def test_an_index_entry_names_its_target_and_the_largest_tables(storage: LocalSt
     wide = database.model_copy(
         update={"database": database.database.model_copy(update={"tables": tuple(shapes)}), "tables": tables}
     )
-    entry = entry_of(manifest.model_copy(update={"databases": (wide,)}), "0")
+    entry = entry_of(manifest.model_copy(update={"databases": (wide,)}), "0", encrypted=False)
     assert {table.bytes for table in entry.tables} == set(range(501, 1501))
     assert [table.name for table in entry.tables] == sorted(table.name for table in entry.tables)
+
+
+def test_of_an_encrypted_chain_nothing_in_the_clear_tells_what_was_backed_up(storage: LocalStorage) -> None:
+    key = Credentials(passphrase=SecretStr("of these tests"))
+    seen = decrypted(storage, Keyring(storage, lambda: key))
+    run = write_uncommitted(seen, target=DatabaseTarget(names=("shop",)))
+    manifest = commit(seen, run.manifest)
+    entry = read_entry(storage, manifest.subdir, 0)
+    assert entry is not None
+    assert (entry.encrypted, entry.target, entry.tables) == (True, None, ())
+    sizes = entry.totals
+    assert (sizes.tables, sizes.rows, sizes.source_bytes) == (None, None, None)
+    data = [info for info in seen.list(manifest.subdir) if "/data/" in info.key]
+    assert (sizes.files, sizes.file_bytes) == (len(data), sum(info.size for info in data))
+    clear = [info.key for info in storage.list() if not storage.get(info.key).startswith(MAGIC)]
+    assert {key.split("/")[0] for key in clear} == {"COLLECTION.json", "README.txt", "metadata", manifest.subdir[:4]}
+    for name in (b"shop", b"orders", b"events", b"audit"):
+        assert [key for key in clear if name in storage.get(key)] == []
+    assert 'RESTORE DATABASE \\"<database>\\" FROM LATEST' in storage.get(README_KEY).decode()
+    kept = storage.get(index_key(manifest.subdir, 0))
+    storage.delete(index_key(manifest.subdir, 0))
+    assert rebuild(seen).written == 1
+    assert storage.get(index_key(manifest.subdir, 0)) == kept
 
 
 # What holds a chain together --------------------------------------------------------------------------------------------

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from spanvault.collection.layout import index_key
 from spanvault.collection.markers import mark_invalid
+from spanvault.crypto.keyring import Credentials, Keyring
+from spanvault.crypto.storage import decrypted
 from spanvault.errors import NotFound
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import IndexedTable, IndexEntry, Manifest
@@ -89,6 +92,31 @@ def test_chain_shows_its_layers_newest_first(pages: TestClient, base: Base) -> N
     assert "any time revision_history_backup 5 " in two
     assert "its end command line 5 " in full
     assert f'href="{RUN_LINK}"' in answer.text
+
+
+def test_of_an_encrypted_chain_the_pages_say_that_it_is_and_name_no_tables(pages: TestClient, base: Base) -> None:
+    storage = base("secret")
+    key = Credentials(passphrase=SecretStr("of these tests"))
+    subdir = write_collection(decrypted(storage, Keyring(storage, lambda: key))).subdir
+    plain = write_collection(storage, planned_at=at(-86400), run_key="plain")
+    [row] = rows_of(pages.get("/").text)
+    assert " encrypted " in row
+    newest, oldest = rows_of(pages.get("/collections/secret").text)
+    assert "encrypted" in newest
+    assert "encrypted" not in oldest
+    page = pages.get(f"/collections/secret/{subdir}").text
+    assert "Encrypted: tables are shown by SHOW BACKUP with the key." in text_of(page)
+    assert 'name="find"' not in page
+    [layer] = rows_of(page)
+    assert "command line encrypted" in layer
+    assert "shop" not in page
+    assert "shop.public.orders" in pages.get(f"/collections/secret/{plain.subdir}").text
+    newest, oldest = rows_of(pages.get("/collections/secret/table?table=shop.public.orders").text)
+    assert "encrypted" in newest
+    assert " 3 " in oldest
+    answer = pages.get("/collections/secret/table?table=shop.public.other")
+    assert answer.status_code == 404
+    assert "holds a table shop.public.other; encrypted ones do not tell." in text_of(answer.text)
 
 
 def test_links_stand_below_the_address_of_airflow(base: Base) -> None:
