@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import unicodedata
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -328,18 +330,81 @@ def test_a_mistake_in_one_of_several_places_is_found_before_anything_is_tried(tm
     assert files(tmp_path) == []
 
 
-def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
-    # 4 MB a second: the stream of 1 GiB is never done.
-    more = {"SPANVAULT_STORAGE_RATE_LIMIT": "4MB"}
-    arguments = [PROGRAM, "storage", "check", f"file://{tmp_path}", "--transfer", "1GiB"]
+@contextmanager
+def _writing(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in the middle of its long stream."""
+    # 20 MB a second: the stream of 8 GiB is never done.
+    more = {"SPANVAULT_STORAGE_RATE_LIMIT": "20MB"}
+    arguments = [PROGRAM, "storage", "check", f"file://{folder}", "--transfer", "8GiB"]
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(more)) as process:
         assert process.stderr is not None
         assert any("Checking write speed" in line for line in process.stderr)
+        yield process
+
+
+def _killed_while_it_writes(folder: Path) -> None:
+    with _writing(folder) as process:
+        process.kill()
+
+
+def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
+    with _writing(tmp_path) as process:
         os.kill(process.pid, signal.SIGINT)
+        assert process.stderr is not None
         said = process.stderr.read()
         assert process.wait(60) == 130
     assert "What the check wrote was removed" in said
     assert files(tmp_path) == []
+
+
+def test_what_a_killed_check_left_goes_a_day_later(local: str, tmp_path: Path) -> None:
+    stranger = "spanvault-check-of-mine/first"
+    (tmp_path / stranger).parent.mkdir()
+    (tmp_path / stranger).write_bytes(b"")
+    _killed_while_it_writes(tmp_path)
+    left = [path for path in files(tmp_path) if ".spanvault-tmp" not in path.parts and path != tmp_path / stranger]
+    assert len(left) > 50
+    for path in left[1:]:
+        _make_old(path)
+    _make_old(tmp_path / stranger)
+    _make_old(tmp_path / "COLLECTION.json")
+    assert wrong(checked(local)) == {}
+    assert all(path.exists() for path in left), "one of its objects is new, so that check may be at work"
+    _make_old(left[0])
+    assert f"of what killed checks had left, too: {len(left)}." in checked(local)["clean-up"][1]
+    stays = {path for path in files(tmp_path) if ".spanvault-tmp" not in path.parts}
+    assert stays == {tmp_path / stranger, tmp_path / "COLLECTION.json"}
+
+
+def _make_old(path: Path) -> None:
+    path.touch()
+    day_before = time.time() - 86_500
+    os.utime(path, (day_before, day_before))
+
+
+def test_old_leftovers_that_cannot_be_removed_are_a_warning(local: str, tmp_path: Path) -> None:
+    left = tmp_path / f"spanvault-check-{uuid.uuid4()}" / "first"
+    left.parent.mkdir()
+    _make_old(left)
+    faults = Faults()
+    faults.add_fault("storage.delete.before", key=f"{left.parent.name}/*", action=Locked("It is protected."))
+    context = Context(settings=Settings(), wrap=lambda storage: FaultyStorage(storage, faults))
+    *_, last = storage_check(context, local, transfer="1MiB").dicts()
+    sentence = "Of what earlier checks left, as they were killed, some stays: It is protected."
+    assert (last["check"], last["status"], last["detail"]) == ("clean-up", "warning", sentence)
+    assert files(tmp_path) == [left]
+
+
+def test_old_unfinished_uploads_of_killed_checks_go_too(local: str) -> None:
+    old, now = time.time() - 86_500, time.time()
+    folder = f"spanvault-check-{uuid.uuid4()}"
+    Leftover.left += [
+        Unfinished(key=f"{folder}/speed", started=old, handle="old"),
+        Unfinished(key=f"{folder}/data/x", started=now, handle="new"),
+        Unfinished(key="000001/data/x", started=old, handle="of a backup"),
+    ]
+    assert "of what killed checks had left, too: 1." in checked(local, Leftover)["clean-up"][1]
+    assert {left.handle for left in Leftover.left} == {"new", "of a backup"}
 
 
 def test_the_command_line_shows_the_table_and_fails_after_it(
@@ -387,7 +452,13 @@ def test_a_place_that_cannot_be_used_is_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
-def test_the_storage_class_is_tried(seaweed: SeaweedServer, bucket: str) -> None:
+@pytest.fixture
+def only_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the properties that are tried only what the URI asks for: all of them are in the tests of good places."""
+    monkeypatch.setattr("spanvault.storage.check._PROPERTIES", ())
+
+
+def test_the_storage_class_is_tried(seaweed: SeaweedServer, bucket: str, only_asked_for: None) -> None:
     uri = seaweed.uri(bucket, str(uuid.uuid4()))
     found = checked(f"{uri}&S3_STORAGE_CLASS=STANDARD_IA")
     assert wrong(found) == {}
@@ -411,19 +482,25 @@ def kept(seaweed: SeaweedServer, bucket: str) -> int:
     return len(answer.get("Versions", ())) + len(answer.get("DeleteMarkers", ()))
 
 
-@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
-def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, lock_bucket: str, mode: str) -> None:
-    uri = seaweed.uri(lock_bucket, str(uuid.uuid4())) + f"&OBJECT_LOCK_MODE={mode}&OBJECT_LOCK_DAYS=365"
-    found = checked(uri, lock_seconds=SHORT)
-    assert wrong(found) == VERSIONED
-    assert found["object lock"][1] == (
-        f"A {mode} lock of 8 s was set on writing, and deletion was refused. Backups get 365 days."
-    )
+def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, lock_bucket: str, only_asked_for: None) -> None:
+    """Both modes at once, since each check waits for its locks' end."""
+
+    def found(mode: str) -> dict[str, tuple[str, str]]:
+        uri = seaweed.uri(lock_bucket, str(uuid.uuid4())) + f"&OBJECT_LOCK_MODE={mode}&OBJECT_LOCK_DAYS=365"
+        return checked(uri, lock_seconds=SHORT)
+
+    modes = ("GOVERNANCE", "COMPLIANCE")
+    with ThreadPoolExecutor(2) as threads:
+        for mode, answer in zip(modes, threads.map(found, modes), strict=True):
+            assert wrong(answer) == {}
+            assert answer["object lock"][1] == (
+                f"A {mode} lock of 8 s was set on writing, and deletion was refused. Backups get 365 days."
+            )
     assert kept(seaweed, lock_bucket) == 0
 
 
 def test_ctrl_c_while_something_is_locked_leaves_nothing(
-    seaweed: SeaweedServer, lock_bucket: str, monkeypatch: pytest.MonkeyPatch
+    seaweed: SeaweedServer, lock_bucket: str, only_asked_for: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -433,9 +510,7 @@ def test_ctrl_c_while_something_is_locked_leaves_nothing(
 
     monkeypatch.setattr(S3Storage, "lock_of", stop)
     with pytest.raises(KeyboardInterrupt):
-        checked(
-            seaweed.uri(lock_bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=COMPLIANCE&OBJECT_LOCK_DAYS=9", lock_seconds=SHORT
-        )
+        checked(seaweed.uri(lock_bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=COMPLIANCE&OBJECT_LOCK_DAYS=9", lock_seconds=3)
     assert [key.partition("/")[2] for key in asked] == ["lock/put"]
     assert kept(seaweed, lock_bucket) == 0
 
@@ -447,9 +522,9 @@ def test_a_hold_is_not_tried_and_that_is_said(seaweed: SeaweedServer, lock_bucke
     assert kept(seaweed, lock_bucket) == 0
 
 
-def test_a_lock_in_a_bucket_without_locks_is_a_failure(seaweed: SeaweedServer, bucket: str) -> None:
+def test_a_lock_in_a_bucket_without_locks_is_a_failure(seaweed: SeaweedServer, bucket: str, only_asked_for: None) -> None:
     uri = seaweed.uri(bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_MODE=GOVERNANCE&OBJECT_LOCK_DAYS=1"
-    found = checked(uri, lock_seconds=SHORT)
+    found = checked(uri, lock_seconds=2)
     assert wrong(found) == {"object lock": "failed"}
     assert "needs a bucket that was created with it" in found["object lock"][1]
 

@@ -14,10 +14,10 @@ from spanvault.model.units import format_bytes, parse_bytes
 from spanvault.model.uri import DEFAULT_LOCALITY, StorageUri
 from spanvault.storage.base import Storage
 from spanvault.storage.check import check_storage
+from spanvault.storage.check_earlier import FOLDER
 from spanvault.storage.check_properties import Place
 from spanvault.storage.registry import open_storage
 
-FOLDER = "spanvault-check-"
 LEAST_TRANSFER, MOST_TRANSFER = 1 << 20, 64 << 30
 LOCK_SECONDS = 60.0
 COLUMNS = ("check", "status", "detail", "mb_per_second")

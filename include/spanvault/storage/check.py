@@ -15,6 +15,7 @@ from spanvault.errors import Locked, NotFound, SpanvaultError
 from spanvault.model.base import Value
 from spanvault.model.progress import Progress
 from spanvault.storage import check_properties as properties
+from spanvault.storage.check_earlier import remove_earlier
 from spanvault.storage.check_properties import Broken, Place
 from spanvault.storage.check_speed import measure_reading, measure_writing
 from spanvault.storage.check_streams import interrupted_stream, object_lock, unfinished_writes
@@ -54,7 +55,8 @@ _PROPERTIES = (
 
 
 def check_storage(place: Place, *, transfer: int, leave_behind: bool, progress: Progress) -> tuple[Finding, ...]:
-    """Try every property, and stream `transfer` bytes there and back; what was written is removed, whatever happens.
+    """Try every property, and stream `transfer` bytes there and back; what was written is removed, whatever happens, and with
+    it what checks that were killed left a day ago or earlier.
 
     Where nothing can be removed the rest is not tried, unless with `leave_behind`. Raises what the first listing and the
     first write raise: NotFound for a missing bucket, BadInput for credentials that do not do.
@@ -113,13 +115,17 @@ class _Run:
         if not self._place.used:
             return
         stays, reason = _removed(self._place, self._progress)
+        earlier, kept = remove_earlier(self._place.writer) if self.removable and not stays else (0, "")
         if stays:
             where = f"{self._place.folder}/ in {self._place.writer.display_uri}"
             sentence = f"{stays} objects that the check wrote stay below {where}: {reason}"
             self._add("clean-up", "warning", sentence)
             self._progress.note(sentence)
+        elif kept:
+            self._add("clean-up", "warning", f"Of what earlier checks left, as they were killed, some stays: {kept}")
         else:
-            self._add("clean-up", "ok", "Everything that the check wrote was removed again.")
+            too = f"; of what killed checks had left, too: {earlier}." if earlier else "."
+            self._add("clean-up", "ok", f"Everything that the check wrote was removed again{too}")
 
     def _rest(self) -> list[_Property]:
         found = list(_PROPERTIES)
