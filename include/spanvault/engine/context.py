@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spanvault.backup.context import Run
 from spanvault.config.clusters import Cluster, cluster_from_url, load_cluster
 from spanvault.config.connections import ConnectionResolver, EnvironmentConnections
-from spanvault.config.passphrases import Ask, find_passphrase, refuse_to_ask
+from spanvault.config.passphrases import Ask, Use, find_passphrase, refuse_to_ask
 from spanvault.config.settings import Settings
 from spanvault.crypto.keyring import Credentials, Keyring
 from spanvault.crypto.kms import open_key
@@ -53,11 +53,11 @@ class Context:
     reached: Reached = pass_by
     keyrings: dict[str, Keyring] = field(default_factory=dict, compare=False, repr=False)
 
-    def unlocking(self, encryption: EncryptionOptions) -> Context:
-        """This context with other keys. Where a passphrase is kept is followed here, once: worker processes get what was
-        found. Raises NotFound or BadInput when it is not there."""
+    def unlocking(self, encryption: EncryptionOptions, use: Use = "open") -> Context:
+        """This context with other keys, for this `use`. Where a passphrase is kept is followed here, once: worker processes
+        get what was found. Raises NotFound or BadInput when it is not there."""
         if encryption.passphrase_from is not None:
-            found = find_passphrase(encryption.passphrase_from, self.connections, self.ask)
+            found = find_passphrase(encryption.passphrase_from, self.connections, self.ask, use)
             encryption = EncryptionOptions(passphrase=found)
         return replace(self, encryption=encryption, keyrings={})
 

@@ -18,7 +18,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
-    context = context.unlocking(request.encryption)
+    context = context.unlocking(request.encryption, "new" if request.append is None else "open")
     if processes and request.append is None:
         warm_up()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)

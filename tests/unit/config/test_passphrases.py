@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from spanvault.config.connections import EnvironmentConnections
-from spanvault.config.passphrases import find_passphrase
+from spanvault.config.passphrases import Use, find_passphrase
 from spanvault.errors import BadInput, NotFound
 
 CONNECTIONS = EnvironmentConnections({
@@ -31,6 +31,37 @@ def test_each_reference_leads_to_its_secret(monkeypatch: pytest.MonkeyPatch, ref
     found = find_passphrase(reference, CONNECTIONS, ask=lambda question: SecretStr("typed"))
     assert found.get_secret_value() == passphrase
     assert passphrase not in repr(found)
+
+
+class Typist:
+    """A person who types these in turn, and remembers what was asked."""
+
+    def __init__(self, *typed: str) -> None:
+        self.typed = iter(typed)
+        self.asked: list[str] = []
+
+    def __call__(self, question: str) -> SecretStr:
+        self.asked.append(question)
+        return SecretStr(next(self.typed))
+
+
+def test_a_new_passphrase_is_typed_twice_and_questions_say_which_one_is_meant() -> None:
+    person = Typist("old", "to open", "new", "new")
+    uses: tuple[Use, ...] = ("old", "open", "new")
+    found = [find_passphrase("prompt", CONNECTIONS, person, use).get_secret_value() for use in uses]
+    assert found == ["old", "to open", "new"]
+    assert person.asked == [
+        "Old passphrase of the backup",
+        "Passphrase of the backup",
+        "New passphrase of the backup",
+        "The new passphrase once more",
+    ]
+
+
+def test_a_slip_in_a_new_passphrase_is_refused() -> None:
+    with pytest.raises(BadInput, match="are not the same; nothing was done") as caught:
+        find_passphrase("prompt", CONNECTIONS, Typist("horse battery", "horse batery"), "new")
+    assert "horse" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

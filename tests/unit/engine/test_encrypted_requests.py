@@ -1,0 +1,71 @@
+"""What is asked of and said about encrypted collections: passphrases that are typed, chains that do not open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from spanvault.config.clusters import cluster_from_url
+from spanvault.engine.alter import alter_backup
+from spanvault.engine.context import Context
+from spanvault.engine.local import run_backup
+from spanvault.errors import BadInput, KeyMismatch, Retryable
+from spanvault.model.request import AlterBackupRequest, BackupRequest, EncryptionOptions
+from tests.kit.collections import write_collection
+
+TYPED = EncryptionOptions(passphrase_from="prompt")
+NOWHERE = cluster_from_url("postgresql://backup@127.0.0.1:1/shop")
+
+
+class Typist:
+    """A person who types these in turn, and remembers what was asked."""
+
+    def __init__(self, *typed: str) -> None:
+        self.typed = iter(typed)
+        self.asked: list[str] = []
+
+    def __call__(self, question: str) -> SecretStr:
+        self.asked.append(question)
+        return SecretStr(next(self.typed))
+
+
+def keys(passphrase: str) -> EncryptionOptions:
+    return EncryptionOptions(passphrase=SecretStr(passphrase))
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """The URI of a collection with one chain, whose passphrase is `first`."""
+    uri = f"file://{tmp_path}/c"
+    write_collection(Context(encryption=keys("first")).storage(uri))
+    return uri
+
+
+def test_other_keys_are_asked_for_by_name_and_the_new_one_twice(uri: str) -> None:
+    person = Typist("first", "second", "second")
+    alter_backup(Context(ask=person), AlterBackupRequest(collection=uri, old=TYPED, new=TYPED))
+    assert [question.split()[0] for question in person.asked] == ["Old", "New", "The"]
+    Context(encryption=keys("second")).keyring(uri).require("2026/11/22-143000.12")
+
+
+def test_the_same_passphrase_is_no_change(uri: str) -> None:
+    with pytest.raises(BadInput, match="The new passphrase is the old one"):
+        alter_backup(Context(), AlterBackupRequest(collection=uri, old=keys("first"), new=keys("first")))
+    with pytest.raises(KeyMismatch):
+        alter_backup(Context(), AlterBackupRequest(collection=uri, old=keys("third"), new=keys("third")))
+
+
+def test_a_slip_in_the_passphrase_of_a_full_stops_it_at_once(tmp_path: Path) -> None:
+    request = BackupRequest(into=f"file://{tmp_path}/c", encryption=TYPED)
+    with pytest.raises(BadInput, match="are not the same"):
+        run_backup(Context(ask=Typist("second", "sceond")), NOWHERE, request, processes=False)
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_incremental_asks_once_for_the_passphrase_of_its_chain(uri: str) -> None:
+    person = Typist("wrong")
+    with pytest.raises(Retryable, match="cannot be reached"):
+        run_backup(Context(ask=person), NOWHERE, BackupRequest(into=uri, append="LATEST", encryption=TYPED), processes=False)
+    assert person.asked == ["Passphrase of the backup"]
