@@ -384,6 +384,17 @@ def test_on_failure_clean_takes_everything_back(zoo: TestDatabase, target: TestD
     abandon_restore(Context(), zoo.cluster, request)  # harmless
 
 
+def test_a_damaged_schema_leaves_no_database_behind(zoo: TestDatabase, target: TestDatabase, tmp_path: Path) -> None:
+    back_up(zoo, tmp_path / "c")
+    (archive,) = (tmp_path / "c").rglob("schema-*.dump")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    archive.write_bytes(data)
+    with pytest.raises(Damaged, match=archive.name):
+        run_restore(Context(), zoo.cluster, request_of(zoo, target, tmp_path / "c", on_failure="clean"), processes=False)
+    assert zoo.execute("SELECT 1 FROM pg_database WHERE datname = %s", [target.name]) == []
+
+
 def test_schema_only_reads_no_data_and_verification_reads_all(zoo: TestDatabase, target: TestDatabase, tmp_path: Path) -> None:
     back_up(zoo, tmp_path / "c")
     checked = request_of(zoo, target, tmp_path / "c", schema_only=True, verify_backup_table_data=True)

@@ -45,8 +45,8 @@ def run_restore(
         rows = finish_restore(context, cluster, plan.request)
     except SpanvaultError:
         if request.options.on_failure == "clean":
-            context.progress.note("The restore failed; what it made is removed.")
             abandon_restore(context, cluster, plan.request)
+            context.progress.note("The restore failed; what it made is removed.")
         raise
     return _result(plan, "succeeded", plan.rows if rows is None else rows)
 

@@ -60,8 +60,11 @@ def restore_schema(work: Work) -> None:
             _check_cluster(work, names)
             _restore_roles(work, control)
         for database in work.plan.databases:
+            # Read first: a database that is made for a damaged archive would stay behind without a record.
+            with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
+                entries = read_archive(archive, owners=work.plan.grants)
             made = database.whole and database.target not in names and _create(work, control, database)
-            _make_objects(work, database, made=made)
+            _make_objects(work, database, entries, made=made)
 
 
 def _check_version(work: Work, control: Connection) -> None:
@@ -122,13 +125,8 @@ def _create(work: Work, control: Connection, database: DatabaseRestore) -> bool:
     return True
 
 
-def _make_objects(work: Work, database: DatabaseRestore, *, made: bool) -> None:
-    with (
-        local_archive(work.storage, work.manifest, database.source, work.scratch) as archive,
-        work.connect(database.target) as connection,
-        one_at_a_time(connection, work.plan.id),
-    ):
-        entries = read_archive(archive, owners=work.plan.grants)
+def _make_objects(work: Work, database: DatabaseRestore, entries: Sequence[Entry], *, made: bool) -> None:
+    with work.connect(database.target) as connection, one_at_a_time(connection, work.plan.id):
         record = find_record(connection, work.plan.id) or _begin(work, database, connection, entries, made=made)
         if record.state != "loading":
             return
