@@ -17,6 +17,7 @@ from spanvault.engine.maintenance import collection_check, validate_backup
 from spanvault.engine.steps import export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.errors import Retryable
 from spanvault.model.clock import now
+from spanvault.model.encryption import Argon2Parameters
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import EncryptionOptions
 from tests.kit.faults import KILLED, Faults, FaultyStorage, Killed
@@ -45,6 +46,12 @@ class EncryptedRuns(Interrupted):
     @property
     def context(self) -> Context:
         return replace(super().context, encryption=KEY)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passphrases that cost as little as readers take: every step of every run derives its key anew."""
+    monkeypatch.setattr("spanvault.crypto.info.PARAMETERS", Argon2Parameters(memory_kib=8 << 10, iterations=1, lanes=1))
 
 
 @pytest.fixture
