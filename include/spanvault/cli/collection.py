@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spanvault.cli.output import Format, show
+from spanvault.cli.output import Format, rest_shown, show
 from spanvault.cli.session import FormatOption, KmsOption, PassphraseOption, PlaceOption, UriArgument, all_places, session
 from spanvault.errors import BadInput
 from spanvault.model.cut import time_of_subdir
@@ -49,7 +49,7 @@ def check(
     form: FormatOption = Format.table,
 ) -> None:
     """Check all backups of a collection, or one of them; damage is exit code 1."""
-    with session("Nothing was changed.", passphrase_from, kms) as context:
+    with rest_shown(form), session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import collection_check
 
         result = collection_check(context, all_places(uri, place), level.value, backup)
@@ -65,7 +65,7 @@ def rebuild_index(
     form: FormatOption = Format.table,
 ) -> None:
     """Write the index that SHOW BACKUPS reads anew from the manifests."""
-    with session("Run it again to finish; backups are not touched.", passphrase_from, kms) as context:
+    with rest_shown(form), session("Run it again to finish; backups are not touched.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import rebuild_index as rebuild
 
         result = rebuild(context, all_places(uri, place))
@@ -86,7 +86,7 @@ def sweep(
 ) -> None:
     """Count what runs that failed or were killed left behind, or remove it; never anything that belongs to a backup."""
     age = parse_duration(older_than)
-    with session(_SWEPT if delete else "Nothing was changed.", passphrase_from, kms) as context:
+    with rest_shown(form), session(_SWEPT if delete else "Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import sweep as sweep_collection
 
         result = sweep_collection(context, all_places(uri, place), dry_run=not delete, older_than=age)
@@ -102,7 +102,7 @@ def windows(
     form: FormatOption = Format.table,
 ) -> None:
     """List from when to when each chain can be restored: at any time, or at the ends of its layers only."""
-    with session("Nothing was changed.", passphrase_from, kms) as context:
+    with rest_shown(form), session("Nothing was changed.", passphrase_from, kms) as context:
         from spanvault.engine.maintenance import restorable
 
         result = restorable(context, all_places(uri, place))

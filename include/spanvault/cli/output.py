@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 from rich.box import ASCII, SIMPLE_HEAD
@@ -12,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spanvault.model.result import Cell, Result
+from spanvault.model.result import Cell, Incomplete, Result
 
 # Wider than any line of a result: a table that goes to a file or a pipe is never folded.
 _UNBOUNDED = 1_000_000
@@ -37,6 +39,16 @@ def show(result: Result, form: Format) -> None:
         writer.writerows([["" if cell is None else _text(cell) for cell in row] for row in result.rows])
     else:
         _show_table(result)
+
+
+@contextmanager
+def rest_shown(form: Format) -> Iterator[None]:
+    """Of what could be done in part only, the part is shown before the error goes on."""
+    try:
+        yield
+    except Incomplete as error:
+        show(error.result, form)
+        raise
 
 
 def _show_table(result: Result) -> None:

@@ -44,14 +44,15 @@ class Garbage(Value):
 
 class SweepReport(Value):
     """What a sweep removed, or with `dry_run` would remove (it does not ask for locks). `unfinished` counts interrupted
-    uploads, `locked` garbage that locks keep; `problems` are sentences on that, and on backups that were left alone because
-    they cannot be read."""
+    uploads, `locked` garbage that locks keep; `problems` are sentences on backups that were left alone because they cannot be
+    read (`unread` of them, first), and on what is locked."""
 
     dry_run: bool
     objects: int
     bytes: int
     unfinished: int
     locked: int = 0
+    unread: int = 0
     problems: tuple[str, ...] = ()
 
 
@@ -80,10 +81,17 @@ def sweep(
             unfinished += 1
             if not dry_run:
                 storage.remove_unfinished(upload)
+    unread = len(problems)
     if kept.objects:
         problems.append(f"Of the garbage {kept.sentence}")
     return SweepReport(
-        dry_run=dry_run, objects=objects, bytes=size, unfinished=unfinished, locked=kept.objects, problems=tuple(problems)
+        dry_run=dry_run,
+        objects=objects,
+        bytes=size,
+        unfinished=unfinished,
+        locked=kept.objects,
+        unread=unread,
+        problems=tuple(problems),
     )
 
 

@@ -24,19 +24,22 @@ from spanvault.engine.ddl_logs import remove_ddl_log
 from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
 from spanvault.errors import BadInput, Damaged, Permanent
 from spanvault.model.cut import format_time
-from spanvault.model.result import Cell, Result
+from spanvault.model.result import Cell, Incomplete, Result
+from spanvault.model.sentences import few
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
 from spanvault.verify.result import BACKUP_LEVELS, VerificationResult
 from spanvault.verify.schema import check_schema
 
+_OTHER_KEYS = " The others were looked at; for backups that these keys do not open, run it again with their own."
+
 
 def collection_check(context: Context, uri: str, level: str, subdir: str | None = None) -> Result:
     """Check identity, index and every chain; at level `checksums` read every byte of every chain too, at `schema_only`
     restore the newest one's schema. With `subdir` (a path or LATEST) check that backup only.
 
-    Raises Damaged when anything is wrong; Permanent or Retryable when something could not be looked at, and why.
+    Raises Damaged when anything is wrong; Incomplete or Retryable when something could not be looked at, and why.
     """
     _require_level(level)
     storage = context.storage(uri)
@@ -44,18 +47,48 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
         found = find_subdir(storage, subdir)
         results = [(found, _verified(context, uri, found, level))]
     else:
-        checked = check_collection(storage, open_location=context.locations(uri), progress=context.progress)
-        results = [("collection", checked)]
+        results = [("collection", _collection_verified(context, uri))]
         deeper: Iterable[str] = ()
         if level != "check_files":
             deeper = complete_subdirs(storage) if level == "checksums" else [latest(storage)]
-        results += [(each, _verified(context, uri, each, level)) for each in deeper]
-    for _, result in results:
-        result.require_pass()
-    return Result(
+        results += [(each, _verified(context, uri, each, level)) for each in deeper if _opens(context, uri, each)]
+    found_out = Result(
         columns=("checked", "level", "outcome", "objects", "bytes", "rows", "notes"),
         rows=tuple(_verification_row(name, result) for name, result in results),
     )
+    for _, result in sorted(results, key=lambda pair: pair[1].outcome != "fail"):  # damage first
+        try:
+            result.require_pass()
+        except Damaged:
+            raise
+        except Permanent as error:
+            raise Incomplete(f"{error}{_way_out(context, uri) if subdir is None else ''}", found_out) from None
+    return found_out
+
+
+def _collection_verified(context: Context, uri: str) -> VerificationResult:
+    """The check of the whole collection. Who gives keys is told which backups are not encrypted: they need none."""
+    storage = context.storage(uri)
+    checked = check_collection(storage, open_location=context.locations(uri), progress=context.progress)
+    plain: list[str] = []
+    if context.encryption.given:
+        plain = [each for each in complete_subdirs(storage) if not context.keyring(uri).is_encrypted(each)]
+    notes = (f"Not encrypted: {few(plain, 3)}.",) if plain else ()
+    return checked.model_copy(update={"notes": (*checked.notes, *notes)})
+
+
+def _opens(context: Context, uri: str, subdir: str) -> bool:
+    """Whether what is given opens the chain; it need not be encrypted."""
+    try:
+        context.keyring(uri).unlock(subdir)
+    except Permanent:
+        return False
+    return True
+
+
+def _way_out(context: Context, uri: str) -> str:
+    """What to do, if there are backups that what is given does not open."""
+    return "" if all(_opens(context, uri, each) for each in complete_subdirs(context.storage(uri))) else _OTHER_KEYS
 
 
 def validate_backup(context: Context, uri: str, subdir: str, *, level: str, number: int | None = None) -> str:
@@ -81,17 +114,31 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
 
 def restorable(context: Context, uri: str) -> Result:
     """From when to when each chain can be restored: a row for each exact end, and for each interval in which any time
-    will do."""
+    will do. Raises Incomplete when chains cannot be read."""
     storage = context.storage(uri)
     read_collection(storage)
     rows: list[tuple[Cell, ...]] = []
+    problems: list[str] = []
     for subdir in complete_subdirs(storage):
-        layers = original_layers(storage, subdir, open_location=context.locations(uri))
+        try:
+            layers = original_layers(storage, subdir, open_location=context.locations(uri))
+        except Permanent as error:
+            problems.append(str(error))
+            continue
         rows += [
             (subdir, format_time(window.start.time), format_time(window.end.time), str(window.end.lsn), window.any_time)
             for window in restorable_windows(layers)
         ]
-    return Result(columns=("path", "restorable_from", "restorable_to", "to_position", "any_time"), rows=tuple(rows))
+    found = Result(columns=("path", "restorable_from", "restorable_to", "to_position", "any_time"), rows=tuple(rows))
+    return _complete(context, uri, found, problems)
+
+
+def _complete(context: Context, uri: str, found: Result, problems: Iterable[str]) -> Result:
+    """The result; raises Incomplete where there were problems, each named once."""
+    sentences = " ".join(dict.fromkeys(problems))
+    if sentences:
+        raise Incomplete(f"{sentences}{_way_out(context, uri)}", found)
+    return found
 
 
 def compact_backups(context: Context, uri: str, subdir: str, *, first: int | None, number: int | None) -> Result:
@@ -143,23 +190,23 @@ def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]
 
 
 def rebuild_index(context: Context, uri: str) -> Result:
-    """Write the index anew. Raises Permanent, after the rest is done, when manifests cannot be read or contradict it."""
+    """Write the index anew. Raises Incomplete, after the rest is done, when manifests cannot be read or contradict it."""
     counts = rebuild(context.storage(uri))
     troubles = [*counts.problems, *(f"The index entry {key} contradicts its manifest." for key in counts.differing)]
-    if troubles:
-        raise Permanent(" ".join(troubles))
-    return Result(columns=("written", "kept", "removed"), rows=((counts.written, counts.kept, counts.removed),))
+    found = Result(columns=("written", "kept", "removed"), rows=((counts.written, counts.kept, counts.removed),))
+    return _complete(context, uri, found, troubles)
 
 
 def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timedelta = SAFE_AGE) -> Result:
-    """Count garbage, and remove it unless `dry_run`."""
+    """Count garbage, and remove it unless `dry_run`. Raises Incomplete, after the rest is done, when backups cannot be read."""
     report = sweep_garbage(
         context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run, open_location=context.locations(uri)
     )
-    for problem in report.problems:
+    for problem in report.problems[report.unread :]:
         context.progress.note(problem)
     row = (report.objects, report.bytes, report.unfinished, report.dry_run)
-    return Result(columns=("objects", "bytes", "unfinished_uploads", "dry_run"), rows=(row,))
+    found = Result(columns=("objects", "bytes", "unfinished_uploads", "dry_run"), rows=(row,))
+    return _complete(context, uri, found, report.problems[: report.unread])
 
 
 def expire_backups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spanvault.errors import Permanent
 from spanvault.model.base import Value
 
 Cell = str | int | float | bool | None
@@ -16,3 +17,11 @@ class Result(Value):
     def dicts(self) -> list[dict[str, Cell]]:
         """The rows as mappings, for callers that want names."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Incomplete(Permanent):
+    """Part of what was asked for could not be looked at or done; `result` is the rest."""
+
+    def __init__(self, sentence: str, result: Result) -> None:
+        super().__init__(sentence)
+        self.result = result
