@@ -3,6 +3,7 @@ test holds on a server (transactions, slots) would delay another's waits."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,23 +15,31 @@ from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database, ser
 
 
 @pytest.fixture(scope="session")
-def servers_folder() -> Iterator[Path]:
-    """A folder below which servers may keep their data."""
+def shared_servers_folder() -> Iterator[Path]:
+    """A folder below which the servers may keep their data that all tests of this process share."""
     with server_folder() as folder:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def servers_folder(shared_servers_folder: Path, request: pytest.FixtureRequest) -> Path:
+    """A new folder below which the servers of this module may keep their data; every user may enter it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{request.module.__name__}-", dir=shared_servers_folder))
+    folder.chmod(0o755)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def postgres(servers_folder: Path) -> Iterator[PostgresServer]:
+def postgres(shared_servers_folder: Path) -> Iterator[PostgresServer]:
     """A running PostgreSQL that can be backed up, shared by the tests of this process."""
-    with PostgresServer(servers_folder / "postgres", settings=SOURCE_SETTINGS) as server:
+    with PostgresServer(shared_servers_folder / "postgres", settings=SOURCE_SETTINGS) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def seaweed(servers_folder: Path) -> Iterator[SeaweedServer]:
+def seaweed(shared_servers_folder: Path) -> Iterator[SeaweedServer]:
     """A running S3 server, shared by the tests of this process; each makes buckets of its own."""
-    with SeaweedServer(servers_folder / "seaweed") as server:
+    with SeaweedServer(shared_servers_folder / "seaweed") as server:
         yield server
 
 

@@ -14,9 +14,9 @@ from tests.kit.servers import TestDatabase
 
 
 @pytest.fixture(scope="session")
-def airflow_metadata(servers_folder: Path) -> Iterator[AirflowMetadata]:
+def airflow_metadata(shared_servers_folder: Path) -> Iterator[AirflowMetadata]:
     """A running metadata server with a migrated database."""
-    metadata = AirflowMetadata(servers_folder / "airflow")
+    metadata = AirflowMetadata(shared_servers_folder / "airflow")
     try:
         metadata.start()
         yield metadata
@@ -25,9 +25,9 @@ def airflow_metadata(servers_folder: Path) -> Iterator[AirflowMetadata]:
 
 
 @pytest.fixture(scope="session")
-def site(airflow_metadata: AirflowMetadata, servers_folder: Path) -> AirflowSite:
+def site(airflow_metadata: AirflowMetadata, shared_servers_folder: Path) -> AirflowSite:
     """An AIRFLOW_HOME for commands and dag.test()."""
-    return airflow_metadata.site(servers_folder / "site")
+    return airflow_metadata.site(shared_servers_folder / "site")
 
 
 @pytest.fixture(scope="session")

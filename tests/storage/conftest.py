@@ -49,9 +49,9 @@ def bucket(seaweed: SeaweedServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def azurite(servers_folder: Path) -> Iterator[Azurite]:
+def azurite(shared_servers_folder: Path) -> Iterator[Azurite]:
     """Azure's test server, shared by the tests of this process."""
-    with Azurite(servers_folder / "azurite") as server:
+    with Azurite(shared_servers_folder / "azurite") as server:
         yield server
 
 
@@ -63,9 +63,9 @@ def container(azurite: Azurite) -> str:
 
 
 @pytest.fixture(scope="session")
-def fake_gcs(servers_folder: Path) -> Iterator[FakeGcs]:
+def fake_gcs(shared_servers_folder: Path) -> Iterator[FakeGcs]:
     """What stands for Google Cloud Storage, shared by the tests of this process."""
-    with FakeGcs(servers_folder / "fake-gcs") as server:
+    with FakeGcs(shared_servers_folder / "fake-gcs") as server:
         yield server
 
 

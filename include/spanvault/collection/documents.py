@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TypeVar
 
+from spanvault.crypto.stream import MAGIC
 from spanvault.errors import Damaged, Refused
 from spanvault.model.base import Value
 from spanvault.model.manifest import FORMAT_VERSION
@@ -17,6 +18,11 @@ def parse_document(model: type[Document], data: bytes, where: str) -> Document:
 
     Raises Refused for a newer format than this version knows, Damaged for bytes that are no such document.
     """
+    if data.startswith(MAGIC[:-1]):
+        raise Damaged(
+            f"{where} is encrypted, and beside it is no encryption info (ENCRYPTION-INFO-*.json) to decrypt it with: somebody"
+            " removed that, so put it back from a copy of the collection."
+        )
     try:
         fields = json.loads(data)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from spanvault.collection.identity import read_collection
-from spanvault.collection.layout import manifest_key, plan_key
+from spanvault.collection.layout import INDEX_PREFIX, indexed_layer, manifest_key, plan_key
 from spanvault.collection.manifests import is_marked
 from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import NotFound
@@ -40,6 +40,21 @@ def latest(storage: Storage) -> str:
     if found is None:
         raise NotFound(f"{storage.display_uri} does not contain a completed latest backup.")
     return found
+
+
+def forgotten_layer(storage: Storage, subdir: str, number: int) -> tuple[str, int] | None:
+    """The newest layer (its chain, its number) behind layer `number` of the chain that the index remembers and that is not
+    there; it was not expired, which removes the entry first."""
+    for info in storage.list(INDEX_PREFIX):
+        layer = indexed_layer(info.key)
+        if layer is None:
+            continue
+        found, _, last = layer
+        if (found, last) <= (subdir, number):
+            return None
+        if storage.head(manifest_key(found, last, layer[1])) is None:
+            return found, last
+    return None
 
 
 def complete_subdirs(storage: Storage) -> Iterator[str]:

@@ -254,7 +254,10 @@ def change_keys(
     ring = Keyring(collection, lambda: old, clock)
     unlocked = ring.unlock(subdir)
     if unlocked is None:
-        raise KeyMismatch(f"The backup {subdir} in {collection.display_uri} is not encrypted, so there is no key to change.")
+        raise KeyMismatch(
+            f"The backup {subdir} in {collection.display_uri} does not appear to be encrypted, so there is no key to change; if"
+            " it was, find out who removed its encryption info."
+        )
     info = unlocked.info
     entries = entries_for(new, unlocked.data_key, info.chain)
     if (old.passphrase is None) != (new.passphrase is None):

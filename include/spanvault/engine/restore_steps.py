@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
 from spanvault.backup.execution import require_primary_at
 from spanvault.collection.chain import OpenLocation, Resolved, resolve
+from spanvault.collection.lookup import LATEST, forgotten_layer
 from spanvault.collection.parts import check_parts
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
@@ -42,9 +44,20 @@ def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) ->
     for layer in work.resolved.layers:
         check_parts(layer.data, layer.manifest)
     plan = work.plan
-    for note in plan.notes:
+    for note in (*plan.notes, *_forgotten(work, request)):
         context.progress.note(note)
     return plan
+
+
+def _forgotten(work: Work, request: RestoreRequest) -> Iterator[str]:
+    """A sentence if the newest state is asked for, and there was a newer one."""
+    if request.as_of is None and request.subdir.upper() == LATEST:
+        lost = forgotten_layer(work.storage, work.plan.subdir, work.manifest.number)
+        if lost is not None:
+            yield (
+                f"The index remembers layer {lost[1]} of {lost[0]}, which is newer than what is restored, and its manifest is"
+                " missing: find out who removed it."
+            )
 
 
 @translated("Planning the restore")

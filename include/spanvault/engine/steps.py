@@ -16,6 +16,7 @@ from spanvault.backup.seal import seal
 from spanvault.collection.chain import head, original_layers
 from spanvault.collection.commit import committed_run
 from spanvault.collection.identity import claim_places, read_collection
+from spanvault.collection.lookup import latest
 from spanvault.collection.readme import restore_command
 from spanvault.collection.seals import read_seal
 from spanvault.config.clusters import Cluster
@@ -129,14 +130,22 @@ def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_ke
 
 
 def _to_close(context: Context, cluster: Cluster, request: BackupRequest) -> str | None:
-    """The chain that the full follows, if the keys that are given open it."""
+    """The chain that the full follows, if the keys that are given open it; if not, that is said unmistakably: an option that
+    was forgotten, or a slip in it, is found nowhere else."""
     try:
         subdir = chain_to_close(context.storage(request.into), cluster, request)
         if subdir is not None:
             context.keyring(request.into).require(subdir)
         return subdir
     except KeyMismatch as error:
-        context.progress.note(f"{error} The backup before is not brought up to the beginning of this one.")
+        before = latest(context.storage(request.into))
+        if not context.encryption.given:
+            changed = f"This backup is NOT encrypted, and the one before, {before}, is: give its keys, unless that is meant."
+        elif not context.keyring(request.into).is_encrypted(before):
+            changed = f"This backup is encrypted, and the one before, {before}, does not appear to be."
+        else:
+            changed = f"This backup has other keys than the one before; make sure that they are right. {error}"
+        context.progress.note(f"{changed} The backup before is not brought up to the beginning of this one.")
         return None
 
 

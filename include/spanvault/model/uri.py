@@ -185,6 +185,8 @@ class StorageUri:
         if parts.fragment:
             raise BadInput(f"The {scheme}:// URI holds a '#'; write it as %23.")
         _check_host(scheme, parts.netloc)
+        if scheme == "file" and not path.startswith("/"):
+            raise BadInput("A file URI names a place from the root of the file system on: write file:///path with three slashes.")
         uri = cls(scheme, parts.netloc, _clean_path(path, f"The {scheme}:// URI"))
         return cls(uri.scheme, uri.host, uri.path, checked_parameters(pairs, uri.scheme, uri._place))
 

@@ -7,6 +7,7 @@ import pytest
 
 from spanvault.collection.documents import parse_document
 from spanvault.collection.identity import ensure_collection, read_collection
+from spanvault.crypto.stream import encrypt
 from spanvault.errors import Damaged, NotFound, Refused
 from spanvault.model.manifest import CollectionDocument
 from spanvault.storage.local import LocalStorage
@@ -77,6 +78,7 @@ def test_a_newer_format_is_refused_before_its_unknown_fields_matter() -> None:
         (_collection_json(format_version=0), "has no format version"),
         (_collection_json(unknown=1), "unknown"),
         (_collection_json(id=7), "cannot be read"),
+        (encrypt(_collection_json(), bytes(32), "PLAN.json"), "is encrypted, and beside it is no encryption info"),
     ],
 )
 def test_bytes_that_are_no_document_are_damage(data: bytes, sentence: str) -> None:

@@ -16,7 +16,7 @@ from spanvault.collection.chain import Resolved, compacted_layers, head, layer_a
 from spanvault.collection.commit import commit
 from spanvault.collection.index import entry_of, list_chains, list_entries, read_entry, rebuild
 from spanvault.collection.layout import README_KEY, index_key, manifest_key, marker_key, plan_key
-from spanvault.collection.lookup import find_subdir
+from spanvault.collection.lookup import find_subdir, forgotten_layer
 from spanvault.collection.markers import mark_invalid, read_marker
 from spanvault.collection.plans import create_plan, read_plan
 from spanvault.crypto.keyring import Credentials, Keyring
@@ -466,3 +466,16 @@ def test_a_layers_data_is_read_from_its_location(storage: LocalStorage, tmp_path
     with pytest.raises(BadInput, match="incremental location file:///elsewhere"):
         _resolve(storage)
     assert _resolve(storage, full.end.time).manifest == full  # does not need it
+
+
+def test_the_newest_layer_that_only_the_index_remembers(storage: LocalStorage) -> None:
+    chain = _chain(storage, 2)
+    subdir = chain[0].subdir
+    assert forgotten_layer(storage, subdir, 2) is None
+    assert forgotten_layer(storage, subdir, 1) is None, "it is there, whatever was chosen"
+    storage.delete(manifest_key(subdir, 2))
+    assert forgotten_layer(storage, subdir, 1) == (subdir, 2)
+    newer = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="newer")
+    assert forgotten_layer(storage, newer.subdir, 0) is None
+    storage.delete(manifest_key(newer.subdir))
+    assert forgotten_layer(storage, subdir, 1) == (newer.subdir, 0)

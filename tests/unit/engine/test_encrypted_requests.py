@@ -15,9 +15,11 @@ from spanvault.engine.alter import alter_backup
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
 from spanvault.engine.maintenance import collection_check
+from spanvault.engine.steps import new_plan
 from spanvault.errors import BadInput, KeyMismatch, Retryable
 from spanvault.model.request import AlterBackupRequest, BackupRequest, EncryptionOptions
 from tests.kit.collections import PLANNED_AT, write_collection
+from tests.kit.harness import Notes
 
 DAY = timedelta(days=1)
 FIRST, SECOND = "2026/11/22-143000.12", "2026/11/23-143000.12"
@@ -85,6 +87,32 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> str:
         storage = Context(encryption=keys(passphrase)).storage(uri)
         write_collection(storage, planned_at=PLANNED_AT + number * DAY, run_key=passphrase)
     return uri
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (EncryptionOptions(), f"This backup is NOT encrypted, and the one before, {SECOND}, is"),
+        (keys("secnod"), f"This backup has other keys than the one before; make sure that they are right. The backup {SECOND}"),
+    ],
+)
+def test_a_full_with_other_keys_than_the_one_before_says_so(given: EncryptionOptions, words: str, two: str) -> None:
+    notes = Notes()
+    with pytest.raises(Retryable, match="cannot be reached"):
+        new_plan(Context(encryption=given, progress=notes), NOWHERE, BackupRequest(into=two), run_key="run")
+    (said,) = notes.notes
+    assert said.startswith(words)
+    assert said.endswith("The backup before is not brought up to the beginning of this one.")
+
+
+@pytest.mark.parametrize("command", ["check", "windows", "rebuild-index"])
+def test_a_lost_encryption_info_is_not_told_as_damaged_bits(
+    command: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for info in tmp_path.rglob("ENCRYPTION-INFO-*"):
+        info.unlink()
+    assert run(["collection", command, uri]) == 1
+    assert "is encrypted, and beside it is no encryption info" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from spanvault.config.connections import EnvironmentConnections
 from spanvault.config.settings import Settings
-from spanvault.errors import BadInput, Refused
+from spanvault.errors import Refused
 from spanvault.storage.base import Storage
 from spanvault.storage.registry import open_storage
 
@@ -43,10 +43,3 @@ def test_a_connection_without_keys_is_implicit_too() -> None:
     settings = Settings(external_io_disable_implicit_credentials=True)
     with pytest.raises(Refused, match="SPANVAULT_EXTERNAL_IO_DISABLE_IMPLICIT_CREDENTIALS"):
         open_storage("s3://bucket/a?conn_id=store", settings=settings, connections=connections)
-
-
-def test_a_single_location_has_no_locality() -> None:
-    with pytest.raises(BadInput, match="COCKROACH_LOCALITY region=a is invalid for a single location") as caught:
-        opened(f"s3://bucket/a?{KEYS}&COCKROACH_LOCALITY=region%3Da")
-    assert "hunter2" not in str(caught.value)
-    assert opened("file:///x?COCKROACH_LOCALITY=default").display_uri == "file:///x?COCKROACH_LOCALITY=default"
