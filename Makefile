@@ -35,7 +35,7 @@ demo-clean: ## Stop whatever a demo left running and delete its data
 	@rm -rf .demo
 
 test: setup ## Tests that need nothing but what setup installs (at most 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak -m 'not apt and not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/soak -m 'not apt and not slow' $(PYTEST_ARGS)
 
 azurite: setup ## Azure's test server, from npm into .tools; test-all runs this, and does without where npm is missing
 	@if ! command -v npm >/dev/null; then \
@@ -48,7 +48,7 @@ azurite: setup ## Azure's test server, from npm into .tools; test-all runs this,
 	fi
 
 test-all: setup azurite ## All tests; names what it skips because the machine lacks it
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/soak $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/soak $(PYTEST_ARGS)
 
 test-celery: setup ## Two Celery workers in two localities, with Valkey, a primary and standbys (a part of test-all)
 	$(BIN)/python -m pytest tests/airflow/test_celery.py $(PYTEST_ARGS)

@@ -14,6 +14,16 @@ from spanvault.embedded.seaweed import SeaweedServer
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database, server_folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring the modules with the longest time limits to the front: begun last, one would run on while the other workers have
+    nothing left to do. The rest stays in its order, which has the small unit tests at its end."""
+    limits: dict[str, float] = {}
+    for item in items:
+        limit = max((mark.args[0] for mark in item.iter_markers("timeout")), default=0)
+        limits[item.nodeid.partition("::")[0]] = max(limits.get(item.nodeid.partition("::")[0], 0), limit)
+    items.sort(key=lambda item: -limits[item.nodeid.partition("::")[0]])
+
+
 @pytest.fixture(scope="session")
 def shared_servers_folder() -> Iterator[Path]:
     """A folder below which the servers may keep their data that all tests of this process share."""
