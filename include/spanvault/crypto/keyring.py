@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -110,6 +110,17 @@ class Keyring:
                     return None
                 self._open[subdir] = Unlocked(info, self._unwrap(subdir, info))
             return self._open[subdir]
+
+    def opened(self) -> dict[str, Unlocked]:
+        """The chains that were opened, for `take`."""
+        with self._lock:
+            return dict(self._open)
+
+    def take(self, opened: Mapping[str, Unlocked]) -> None:
+        """Take over what another process of the same user opened: opening costs a call to a key service, or a quarter of a
+        second for a passphrase."""
+        with self._lock:
+            self._open.update(opened)
 
     def require(self, subdir: str) -> None:
         """Raise KeyMismatch unless the chain is encrypted if, and only if, something to open it is given, and what is given

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
+from spanvault.crypto.keyring import Unlocked
 from spanvault.engine.context import Context
 from spanvault.errors import Retryable
 from spanvault.model.request import EncryptionOptions
@@ -33,15 +34,16 @@ def in_processes(
     done: Callable[[int, Summary], None],
 ) -> None:
     """Call `work` once with a context and each of `arguments`, in up to `workers` processes; `done` hears each result with
-    its index. A process has one context, with the settings, connections and keys of this one: opening an encrypted chain
-    costs a call to a key service, or a quarter of a second for a passphrase.
+    its index. A process has one context, with the settings, connections and keys of this one and with the chains open
+    that are open here.
 
     The first failure stops what has not begun and is raised; Retryable when a process was killed. Processes end silently
     at Ctrl-C and when this one is killed, whatever they do: every batch may be interrupted anywhere.
     """
     warm_up()
     template, others = _prepared(), set(multiprocessing.active_children())
-    common = (util.get_temp_dir(), dict(os.environ), context.settings, context.connections, context.encryption)
+    opened = {uri: keyring.opened() for uri, keyring in context.keyrings.items()}
+    common = (util.get_temp_dir(), dict(os.environ), context.settings, context.connections, context.encryption, opened)
     with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=template, initializer=_begin, initargs=common) as pool:
         try:
             with _interrupts_later():
@@ -105,14 +107,22 @@ def _prepared() -> multiprocessing.context.ForkServerContext:
 
 
 def _begin(
-    folder: str, environment: dict[str, str], settings: Settings, connections: ConnectionResolver, encryption: EncryptionOptions
+    folder: str,
+    environment: dict[str, str],
+    settings: Settings,
+    connections: ConnectionResolver,
+    encryption: EncryptionOptions,
+    opened: Mapping[str, Mapping[str, Unlocked]],
 ) -> None:
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     # The template was made with the environment of its time.
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _contexts[:] = [Context(settings=settings, connections=connections, encryption=encryption)]
+    context = Context(settings=settings, connections=connections, encryption=encryption)
+    for uri, chains in opened.items():
+        context.keyring(uri).take(chains)
+    _contexts[:] = [context]
 
 
 def _end_with_parent(folder: str) -> None:

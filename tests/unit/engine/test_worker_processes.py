@@ -1,4 +1,4 @@
-"""Worker processes end with the one that gives them work, however it ends, and say nothing."""
+"""Worker processes have what they need from the one that gives them work, and end with it, however it ends, silently."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+
+from spanvault.engine.context import Context
+from spanvault.engine.worker_pool import in_processes
+from spanvault.model.request import EncryptionOptions
 
 MAIN = """
 import os, signal, sys, time
@@ -86,3 +92,18 @@ def test_an_interrupt_while_workers_start_prints_nothing(script: Path, tmp_path:
     command: list[str | Path] = [sys.executable, script, tmp_path, "interrupted"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def read_plan(context: Context, uri: str, subdir: str) -> bytes:
+    return context.storage(uri).get(f"{subdir}/PLAN.json")
+
+
+def test_workers_are_given_the_opened_chains(tmp_path: Path) -> None:
+    uri, subdir = f"file://{tmp_path}/shop", "2026/11/22-143000.12"
+    context = Context(encryption=EncryptionOptions(passphrase=SecretStr("what opened it")))
+    context.storage(uri).put(f"{subdir}/PLAN.json", b"the plan", create_only=True)
+    # With these keys no worker could open the chain by itself.
+    context = replace(context, encryption=EncryptionOptions(passphrase=SecretStr("something else")))
+    read: list[bytes] = []
+    in_processes(context, 1, read_plan, [(uri, subdir)], lambda _, plan: read.append(plan))
+    assert read == [b"the plan"]
