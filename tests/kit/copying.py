@@ -46,9 +46,9 @@ def local_storage(folder: Path) -> Storage:
     return LocalStorage(folder, f"file://{folder}")
 
 
-def round_trip(database: TestDatabase, folder: Path, name: str = "source") -> WrittenFile:
-    """Export `name` into `folder`, load it into `copy`, and require that nothing differs."""
-    table, storage = table_shape(database, name), local_storage(folder)
+def round_trip(database: TestDatabase, folder: Path, name: str = "source", key: tuple[int, ...] = ()) -> WrittenFile:
+    """Export `name`, with these attnums for its key, into `folder`, load it into `copy`, and require that nothing differs."""
+    table, storage = table_shape(database, name).model_copy(update={"key": key}), local_storage(folder)
     written = export(database, table, storage)
     database.execute(f"drop table if exists copy; create table copy (like {quote(name)} including generated)")
     with (

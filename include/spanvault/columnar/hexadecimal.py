@@ -1,4 +1,4 @@
-"""bytea between PostgreSQL's hexadecimal text (`\\x0aff`) and bytes, a whole array at a time."""
+"""bytea and uuid between PostgreSQL's hexadecimal text and bytes, a whole array at a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 
 _DIGITS: Final = b"0123456789abcdef"
 _PREFIX: Final = 256
+_UUID_CHARACTERS: Final = 36
+_UUID_DASHES: Final = [8, 13, 18, 23]
+_UUID_DIGITS: Final = [index for index in range(_UUID_CHARACTERS) if index not in _UUID_DASHES]
 _SEGMENT: Final = 1 << 20  # pairs decoded at a time: bounds the temporary index arrays
 
 
@@ -58,6 +61,21 @@ def encode_hex(values: pa.BinaryArray) -> pa.StringArray:
     offsets, data = _buffers(values)
     digits = _array(pa.string(), values, (offsets - offsets[0]) * 2, _ENCODE[data].view(np.uint8))
     return pc.binary_join_element_wise("\\x", digits, "")
+
+
+def decode_uuids(text: pa.StringArray) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    """The sixteen bytes of each uuid in PostgreSQL's text form, none of them NULL.
+
+    Raises ValueError when a value is not in that form.
+    """
+    offsets, data = _buffers(text)
+    if np.any(np.diff(offsets) != _UUID_CHARACTERS):
+        raise ValueError("not in the form of a uuid")
+    characters = data.reshape(-1, _UUID_CHARACTERS)
+    pairs = _DECODE[np.ascontiguousarray(characters[:, _UUID_DIGITS]).view(np.uint16)]
+    if np.any(characters[:, _UUID_DASHES] != ord("-")) or pairs.min(initial=0) < 0 or pairs.max(initial=0) > 0xFF:
+        raise ValueError("not in the form of a uuid")
+    return pairs.astype(np.uint8)
 
 
 def _buffers(

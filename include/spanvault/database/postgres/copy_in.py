@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 
+from spanvault.columnar.binary_codec import HEADER, TRAILER, encode_binary
 from spanvault.columnar.csv_codec import encode_csv
 from spanvault.database.postgres.quoting import quote
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.model.schema import Column
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A batch as COPY takes it."""
+
+    data: bytes | memoryview
+    rows: int
+    binary: bool
 
 
 def copy_batches(
@@ -25,26 +37,34 @@ def copy_batches(
     """
     names = f" ({', '.join(quote(column.name) for column in columns)})" if columns else ""
     rows = 0
-    with (
-        translated(f"Loading rows into {table_sql}"),
-        connection.cursor() as cursor,
-        cursor.copy(f"COPY {table_sql}{names} FROM STDIN (FORMAT csv)".encode()) as copy,
-    ):
-        for text, count in _encoded_ahead(batches, columns):
-            copy.write(text)
-            rows += count
+    with translated(f"Loading rows into {table_sql}"), connection.cursor() as cursor:
+        for binary, group in itertools.groupby(_encoded_ahead(batches, columns), key=lambda batch: batch.binary):
+            with cursor.copy(f"COPY {table_sql}{names} FROM STDIN (FORMAT {'binary' if binary else 'csv'})".encode()) as copy:
+                copy.write(HEADER if binary else b"")
+                for batch in group:
+                    copy.write(batch.data)
+                    rows += batch.rows
+                copy.write(TRAILER if binary else b"")
     return rows
 
 
-def _encoded_ahead(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[tuple[bytes, int]]:
-    """Each batch as CSV with its number of rows; the next one is read and encoded while the server takes this one."""
+def _encoded_ahead(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[_Encoded]:
+    """Each batch encoded; the next one is read and encoded while the server takes this one."""
 
-    def following() -> tuple[bytes, int] | None:
+    def following() -> _Encoded | None:
         batch = next(batches, None)
-        return None if batch is None else (encode_csv(batch, columns), batch.num_rows)
+        return None if batch is None else _encode(batch, columns)
 
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
         pending = ahead.submit(following)
         while (encoded := pending.result()) is not None:
             pending = ahead.submit(following)
             yield encoded
+
+
+def _encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> _Encoded:
+    """In binary, which costs the server less, wherever the columns' types allow it."""
+    data = encode_binary(batch, columns)
+    if data is not None:
+        return _Encoded(data, batch.num_rows, binary=True)
+    return _Encoded(encode_csv(batch, columns), batch.num_rows, binary=False)
