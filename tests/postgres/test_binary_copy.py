@@ -109,7 +109,7 @@ def test_numbers_in_text(database: TestDatabase, tmp_path: Path, literal: str) -
 def test_what_has_no_binary_form_goes_as_csv(database: TestDatabase, tmp_path: Path, type_name: str) -> None:
     database.execute(TYPES)
     database.execute(
-        f"create table source (n integer, v {type_name}); insert into source values (1, '{CSV_ONLY[type_name]}'), (2)"
+        f"create table source (n integer, v {type_name}); insert into source values (1, '{CSV_ONLY[type_name]}'), (2, null)"
     )
     round_trip(database, tmp_path)
     table, (batch,) = exported(database, tmp_path / "again")
