@@ -16,6 +16,7 @@ from spanvault.cli import cluster, collection, demo, protection, storage
 from spanvault.cli.hints import HintingGroup
 from spanvault.cli.session import Interrupted
 from spanvault.cli.sql import sql
+from spanvault.columnar.start import leave_pandas_out
 from spanvault.errors import SpanvaultError
 from spanvault.model.uri import redact_text
 
@@ -53,6 +54,7 @@ def _options(
 
 def main() -> NoReturn:
     """The `spanvault` command."""
+    leave_pandas_out()
     sys.exit(run(sys.argv[1:]))
 
 

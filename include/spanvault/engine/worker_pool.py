@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, util
 from typing import Any, TypeVar
 
+from spanvault.columnar.start import leave_pandas_out
 from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.crypto.keyring import Unlocked
@@ -115,6 +116,7 @@ def _begin(
     opened: Mapping[str, Mapping[str, Unlocked]],
 ) -> None:
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    leave_pandas_out()
     # The template was made with the environment of its time.
     os.environ.clear()
     os.environ.update(environment)
