@@ -73,6 +73,8 @@ class KmsUri:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a key's URI. Raises BadInput, never with a secret in the message."""
+        if not text.strip():
+            raise BadInput(f"The KMS URI is empty; give that of a key, such as {_FORMS[AWS]}?REGION=<region>, or leave kms out.")
         try:
             parts = urlsplit(text)
             key = unquote(parts.path, errors="strict").removeprefix("/")
@@ -84,7 +86,9 @@ class KmsUri:
             raise BadInput(f"The KMS URI has {named}; use aws:///, gs:/// or azure-kms:///.")
         scheme = _SCHEMES[parts.scheme]
         if parts.netloc or parts.fragment:
-            raise BadInput(f"A {parts.scheme}:/// URI has three slashes before the key, no host and no '#': {_FORMS[scheme]}.")
+            raise BadInput(
+                f"The {parts.scheme}:/// URI must have three slashes before the key, no host and no '#': {_FORMS[scheme]}."
+            )
         _check_key(scheme, key)
         uri = cls(scheme, key, _checked(scheme, pairs, f"{scheme}:///{key}"))
         uri._check_parameters()
@@ -191,7 +195,8 @@ def _checked(scheme: str, pairs: list[tuple[str, str]], where: str) -> tuple[tup
     unknown = sorted(set(names) - known)
     if unknown:
         hint = "; parameter names are upper case" if any(name.upper() in known for name in unknown) else ""
-        raise BadInput(f"{where}: unknown query parameters: {', '.join(unknown)}{hint}.")
+        takes = ", ".join(sorted(known, key=str.lower))
+        raise BadInput(f"{where}: unknown query parameters: {', '.join(unknown)}{hint}; {scheme}:/// takes {takes}.")
     params: dict[str, str] = {}
     for name, value in pairs:
         if name in params or not value:

@@ -181,7 +181,7 @@ class StorageUri:
             raise BadInput("The storage URI cannot be read: it must have the form scheme://host/path?PARAMETER=value.") from None
         scheme = _checked_scheme(parts.scheme)
         if "@" in parts.netloc:
-            raise BadInput(f"A {scheme}:// URI takes no user or password before the host; use its parameters.")
+            raise BadInput(f"The {scheme}:// URI takes no user or password before the host; use its parameters.")
         if parts.fragment:
             raise BadInput(f"The {scheme}:// URI holds a '#'; write it as %23.")
         _check_host(scheme, parts.netloc)

@@ -182,7 +182,8 @@ def _check_names(names: Sequence[str], scheme: str, where: str) -> None:
     unknown = sorted(set(names) - known)
     if unknown:
         hint = "; parameter names are upper case" if any(name.upper() in known for name in unknown) else ""
-        raise BadInput(f"{where}: unknown query parameters: {', '.join(unknown)}{hint}.")
+        takes = ", ".join(sorted(known, key=str.lower))
+        raise BadInput(f"{where}: unknown query parameters: {', '.join(unknown)}{hint}; {scheme}:// takes {takes}.")
     for name in names:
         if names.count(name) > 1:
             raise BadInput(f"{where}: {name} is given twice.")

@@ -110,7 +110,7 @@ def test_a_request_that_was_stored_comes_back_without_it() -> None:
         ({"passphrase": "redacted"}, "write the passphrase there again"),
         ({"passphrase": "horse\udcff"}, "cannot be written in UTF-8"),
         ({"kms": ("horse",)}, "The KMS URI has no scheme"),
-        ({"kms": (KEY, "")}, "The KMS URI has no scheme"),
+        ({"kms": (KEY, "")}, "The KMS URI is empty; give that of a key"),
         ({"kms": ("aws:///alias/horse?AUTH=implicit",)}, "REGION must be set"),
         *(
             ({"passphrase_from": text}, "connection:ID, variable:NAME, env:NAME or prompt")
