@@ -185,8 +185,17 @@ def _removed(place: Place, progress: Progress) -> tuple[int, str]:
     return stays, reason
 
 
+def _forget_unlocked(place: Place) -> None:
+    """Nobody waits for what the store refused to write, or wrote without the lock."""
+    for key in list(place.locked_keys):
+        with suppress(SpanvaultError):
+            place.writer.delete(key)
+            place.locked_keys.remove(key)
+
+
 def _wait_for_locks(place: Place, progress: Progress) -> None:
     """The objects that were locked for this check can be removed soon. The store's clock may be a little behind."""
+    _forget_unlocked(place)
     if not place.locked_keys:
         return
     seconds = place.locked_until - time.time()

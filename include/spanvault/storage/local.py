@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,10 @@ _FOLDER_ATTEMPTS = 100
 _MISSING = (NotFound, "There is no object {key!r} in {where}.")
 _NO_LINKS = (BadInput, "{where} cannot hold backups: its file system refuses hard links, which commits need ({reason}).")
 _UNREACHABLE = (BadInput, "{key!r} in {where} cannot be reached: {reason}.")
+_FORBIDDEN = (
+    BadInput,
+    "{key!r} in {where} cannot be {done}: {reason}; let the user {user} read and write in that folder, or give another URI.",
+)
 _FULL = (Retryable, "{key!r} cannot be written to {where}: {reason}.")
 _SENTENCES: dict[int, tuple[type[SpanvaultError], str]] = {
     errno.ENOENT: _MISSING,
@@ -38,7 +43,7 @@ _SENTENCES: dict[int, tuple[type[SpanvaultError], str]] = {
     errno.EPERM: _NO_LINKS,
     errno.EOPNOTSUPP: _NO_LINKS,
     errno.EXDEV: _NO_LINKS,
-    errno.EACCES: _UNREACHABLE,
+    errno.EACCES: _FORBIDDEN,
     errno.EROFS: _UNREACHABLE,
     errno.ENAMETOOLONG: _UNREACHABLE,
     errno.ELOOP: _UNREACHABLE,
@@ -62,7 +67,7 @@ class LocalStorage:
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small object whole. Raises AlreadyExists with `create_only` if the key exists."""
-        with self._temporary(check_key(key)) as (temporary, file), self._translated(key):
+        with self._temporary(check_key(key)) as (temporary, file), self._translated(key, "written"):
             file.write(data)
             _flush(file)
             self._publish(temporary, key, create_only=create_only)
@@ -72,7 +77,7 @@ class LocalStorage:
         """Stream an object; visible when the block ends without an exception."""
         with self._temporary(check_key(key)) as (temporary, file):
             yield _FileWriter(self, key, file)
-            with self._translated(key):
+            with self._translated(key, "written"):
                 _flush(file)
                 self._publish(temporary, key, create_only=False)
 
@@ -106,7 +111,7 @@ class LocalStorage:
     def delete(self, key: str) -> None:
         """Remove the object, and the folders that it leaves empty."""
         path = self._path(check_key(key))
-        with self._translated(key):
+        with self._translated(key, "deleted"):
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 path.unlink()
                 _flush_folder(path.parent)
@@ -157,7 +162,7 @@ class LocalStorage:
         """(name, is a folder) of what lies directly in `folder`, in the order of the keys that begin so."""
         found = []
         with (
-            self._translated(folder),
+            self._translated(folder or ".", "listed"),
             suppress(FileNotFoundError, NotADirectoryError),
             os.scandir(self._root / folder) as entries,
         ):
@@ -170,8 +175,15 @@ class LocalStorage:
     @contextmanager
     def _temporary(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
         path = self._root / TEMPORARY_FOLDER / f"{uuid.uuid4()}"
-        with self._translated(key):
-            self._make_folder(path.parent)
+        with self._translated(key, "written"):
+            try:
+                self._make_folder(path.parent)
+            except FileNotFoundError as error:
+                if self._root.is_dir():
+                    raise
+                # As in /proc, whose folders are the system's own.
+                place = next(parent for parent in self._root.parents if parent.is_dir())
+                raise BadInput(f"{self._display_uri} cannot hold backups: no folder can be made in {place}.") from error
             file = path.open("xb", buffering=_BUFFER)
         try:
             yield path, file
@@ -210,15 +222,16 @@ class LocalStorage:
         self._durable_folders.add(folder)
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
+    def _translated(self, key: str, done: str = "read") -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise self._translate(error, key) from error
+            raise self._translate(error, key, done) from error
 
-    def _translate(self, error: OSError, key: str) -> SpanvaultError:
+    def _translate(self, error: OSError, key: str, done: str) -> SpanvaultError:
         kind, sentence = _SENTENCES.get(error.errno or 0, (Retryable, "The file system failed on {key!r} in {where}: {reason}."))
-        return kind(sentence.format(key=key, where=self._display_uri, reason=error.strerror or type(error).__name__))
+        reason = error.strerror or type(error).__name__
+        return kind(sentence.format(key=key, where=self._display_uri, reason=reason, done=done, user=_user()))
 
 
 class _FileWriter:
@@ -231,8 +244,16 @@ class _FileWriter:
 
     def write(self, data: bytes | memoryview, /) -> int:
         """Take all of `data`."""
-        with self._storage._translated(self._key):
+        with self._storage._translated(self._key, "written"):
             return self._file.write(data)
+
+
+def _user() -> str:
+    """Who runs this, by name if the system knows one."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _is_name(name: str) -> bool:
