@@ -91,7 +91,9 @@ def unlock_kms(info: EncryptionInfo, services: Sequence[KeyService]) -> bytes:
     Refused, each with the services' reasons. Raises Damaged for an info that was changed.
     """
     if isinstance(info.keys[0], PassphraseKey):
-        raise Refused(f"{_where(info)} is for a passphrase, not for keys of a key service; give encryption_passphrase.")
+        raise Refused(
+            f"{_where(info)} is for a passphrase, not for keys of a key service; give encryption_passphrase instead of kms."
+        )
     entries = {entry.key_id: entry for entry in info.keys if isinstance(entry, KmsKey)}
     reasons: list[SpanvaultError] = []
     for service in services:

@@ -25,6 +25,7 @@ from spanvault.storage.base import ObjectInfo, Storage
 INFO_PREFIX = "ENCRYPTION-INFO-"
 _INFO = re.compile(rf"{INFO_PREFIX}(\d{{6}})\.json")
 _MAX_INFO_BYTES = 1 << 20
+_OPTION = "encryption_passphrase (with `spanvault collection`: --passphrase-from)"
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,10 @@ class Keyring:
         credentials = self.credentials
         by_passphrase = isinstance(info.keys[0], PassphraseKey)
         if not credentials.given:
-            need = "its encryption_passphrase" if by_passphrase else f"kms with one of {_names(info)}"
+            need = f"its {_OPTION}" if by_passphrase else f"kms with one of {_names(info)}"
             raise KeyMismatch(f"{where} is encrypted; give {need}.")
         if by_passphrase and credentials.passphrase is None:
-            raise KeyMismatch(f"{where} is encrypted with a passphrase; give encryption_passphrase instead of kms.")
+            raise KeyMismatch(f"{where} is encrypted with a passphrase; give {_OPTION} instead of kms.")
         if not by_passphrase and not credentials.services:
             raise KeyMismatch(f"{where} is encrypted with keys of a key service; give kms with one of {_names(info)}.")
         try:

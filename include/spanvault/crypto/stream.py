@@ -184,7 +184,7 @@ class _Cipher:
         except InvalidTag:
             raise Damaged(
                 f"{self._where} is not what was written: chunk {number} of it was changed, moved or cut off,"
-                " or the object belongs to another place or backup; restore from another copy."
+                " or it, or the ENCRYPTION-INFO, belongs to another place or backup; restore from another copy."
             ) from None
 
     def _nonce(self, number: int, last: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,5 +29,24 @@ class Value(BaseModel):
             return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise Damaged(f"{where} cannot be read as {cls.__name__}: {place}: {first['msg']}.") from error
+            place = ".".join(str(part) for part in first["loc"])
+            raise Damaged(
+                f"{where} is not what Spanvault writes: {_flaw(place, first['type'], first.get('ctx', {}))}; put it back from a"
+                " copy of the collection."
+            ) from error
+
+
+def _flaw(place: str, kind: str, limits: Mapping[str, object]) -> str:
+    """What is wrong with the field `place`, from the kinds of errors at https://docs.pydantic.dev/latest/errors/validation_errors/."""
+    if not place:
+        return str(limits.get("error", "its bytes are no JSON object"))
+    if kind == "missing":
+        return f"the field {place} is missing"
+    if kind == "extra_forbidden":
+        return f"the field {place} is unknown"
+    known = [f"{word} {limits[name]}" for name, word in _LIMITS.items() if name in limits]
+    reason = f"it must be {' and '.join(known)}" if known else str(limits.get("error", "it is of another kind"))
+    return f"the field {place} holds a value that it cannot have ({reason})"
+
+
+_LIMITS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "expected": ""}

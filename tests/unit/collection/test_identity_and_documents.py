@@ -77,7 +77,7 @@ def test_a_newer_format_is_refused_before_its_unknown_fields_matter() -> None:
         (_collection_json(format_version=True), "has no format version"),
         (_collection_json(format_version=0), "has no format version"),
         (_collection_json(unknown=1), "unknown"),
-        (_collection_json(id=7), "cannot be read"),
+        (_collection_json(id=7), "the field id holds a value that it cannot have"),
         (encrypt(_collection_json(), bytes(32), "PLAN.json"), "is encrypted, and beside it is no encryption info"),
     ],
 )
