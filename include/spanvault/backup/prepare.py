@@ -88,8 +88,11 @@ def _is_open(storage: Storage, plan: Plan, *, marked: bool) -> bool:
     return True
 
 
-def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) -> Plan | None:
-    """The newest plan of the same request that was not committed and whose source still holds what it needs."""
+def unfinished_plan(
+    storage: Storage, cluster: Cluster, request: BackupRequest, note: Callable[[str], None] = lambda _: None
+) -> Plan | None:
+    """The newest plan of the same request that was not committed and whose source still holds what it needs. `note` is told
+    of one that the given keys do not open."""
     wanted = request.digest()
     for count, subdir in enumerate(chain_subdirs(storage)):
         if count >= _LOOK_BACK:
@@ -99,6 +102,11 @@ def unfinished_plan(storage: Storage, cluster: Cluster, request: BackupRequest) 
             if plan is None or plan.request.digest() != wanted or committed_run(storage, subdir, plan.number) is not None:
                 continue
         except KeyMismatch:
+            if not is_complete(storage, subdir):
+                note(
+                    f"The unfinished backup {subdir} has other keys, or none, so it is left alone and this is a new one; if it is"
+                    " not to be finished with its own, `spanvault collection sweep --delete` removes it when it is a day old."
+                )
             continue  # another's
         return plan if _still_protected(cluster, plan) else None
     return None

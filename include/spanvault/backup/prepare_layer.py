@@ -18,10 +18,11 @@ from spanvault.collection.plans import create_plan, read_plan
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import user_databases
 from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.continuity import SlotAhead
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, check
 from spanvault.database.postgres.server import identity
-from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Refused
+from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Permanent, Refused
 from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan, PlannedDatabase
 from spanvault.model.places import Places
@@ -57,9 +58,9 @@ def make_layer_plan(
         try:
             databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
             break
-        except BrokenChain:
+        except BrokenChain as error:
             if head(storage, parent.subdir)[1] == digest:
-                raise
+                raise _explained(storage, parent, error) from None
             # Another run committed a layer meanwhile, and moved the slot on.
     with connect(cluster.primary, purpose="plan") as connection:
         source = identity(connection, cluster.name)
@@ -88,6 +89,22 @@ def make_layer_plan(
     if present is None:
         raise Refused(f"The plan of this run in {plan.subdir} disappeared while it was made; start the run anew.")
     return present
+
+
+def _explained(storage: Storage, parent: Manifest, error: BrokenChain) -> BrokenChain:
+    """The error; where a newer chain of the collection has moved the slot on, that is said."""
+    if not isinstance(error, SlotAhead):
+        return error
+    try:
+        newest, _ = head(storage, "LATEST")
+    except Permanent:
+        return error  # damaged, or of other keys: then nobody can tell
+    if newest.subdir <= parent.subdir or newest.end.lsn < error.position:
+        return error
+    return BrokenChain(
+        f"{error.before} was moved on by Spanvault for the newer chain {newest.subdir}, so the chain {parent.subdir} ends at"
+        f" {parent.end.lsn}; back up INTO LATEST IN, which adds to the newer one."
+    )
 
 
 def chain_to_close(storage: Storage, cluster: Cluster, request: BackupRequest) -> str | None:

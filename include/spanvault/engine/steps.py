@@ -53,7 +53,7 @@ def plan_backup(
     context.progress.step("plan")
     found = own_plan(storage, run_key, due) if due is not None else None
     if found is None and adopt:
-        found = unfinished_plan(storage, cluster, redacted(request))
+        found = unfinished_plan(storage, cluster, redacted(request), context.progress.note)
         if found is not None:
             context.progress.note(f"Continuing the unfinished backup {found.subdir}.")
     if found is not None:

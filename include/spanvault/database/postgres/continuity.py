@@ -19,6 +19,17 @@ from spanvault.model.cut import Lsn, format_time
 from spanvault.model.manifest import Commit, ManifestDatabase, SourceIdentity
 
 
+class SlotAhead(BrokenChain):
+    """The slot stands behind the chain's end, at `position`; `before` says of which slot, as the beginning of a sentence."""
+
+    def __init__(self, before: str, position: Lsn, end: Lsn) -> None:
+        self.before, self.position = before, position
+        super().__init__(
+            f"{before} is ahead, at {position}: somebody made it anew or moved it, so the chain ends at {end} and the next"
+            " backup is a full one."
+        )
+
+
 def check(
     connection: Connection, entry: ManifestDatabase, end: Lsn, source: SourceIdentity, *, start: Lsn | None = None
 ) -> set[int]:
@@ -113,11 +124,7 @@ def _usable(connection: Connection, entry: ManifestDatabase, end: Lsn, slot: Slo
     if slot.lost:
         _broken(f"The server gave up the replication slot {name!r} of database {database!r} ({_why(slot)})", end)
     if slot.confirmed is not None and slot.confirmed > end:
-        _broken(
-            f"The replication slot {name!r} of database {database!r} is ahead, at {slot.confirmed}: somebody made it anew or "
-            "moved it",
-            end,
-        )
+        raise SlotAhead(f"The replication slot {name!r} of database {database!r}", slot.confirmed, end)
     if slot.active:
         raise Busy(f"The replication slot {name!r} is in use by another session; try again shortly.")
     return slot
