@@ -13,7 +13,7 @@ from spanvault.collection.cover import cheapest_cover
 from spanvault.collection.cuts import place_of
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import read_entry
-from spanvault.collection.layout import manifest_key
+from spanvault.collection.layout import index_key, manifest_key
 from spanvault.collection.lookup import LATEST, complete_subdirs, find_subdir
 from spanvault.collection.manifests import ChainNames, chain_names, check_owner, is_marked, parse_manifest
 from spanvault.collection.markers import read_marker
@@ -94,8 +94,9 @@ def load_manifest_bytes(storage: Storage, subdir: str, number: int = 0, first: i
     digest = hashlib.sha256(data).hexdigest()
     if entry is not None and entry.manifest_sha256 != digest:
         raise Damaged(
-            f"The manifest {key} is not the one that was committed: its SHA-256 is {digest}, and the index remembers"
-            f" {entry.manifest_sha256}; restore the object from a copy of the collection."
+            f"The manifest {key} is not the one that was committed: its SHA-256 is {digest}, and the index entry"
+            f" {index_key(subdir, number, first)} remembers {entry.manifest_sha256}; put the one that was"
+            " changed back from a copy of the collection."
         )
     return manifest, data
 

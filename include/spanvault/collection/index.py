@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.identity import read_collection
+from spanvault.collection.identity import restore_identity
 from spanvault.collection.layout import INDEX_PREFIX, index_key, indexed_layer, manifest_key
 from spanvault.collection.lookup import complete_subdirs, is_complete
 from spanvault.collection.manifests import any_names, parse_manifest
@@ -122,11 +122,12 @@ def list_entries(storage: Storage) -> Iterator[IndexEntry]:
 
 def rebuild(storage: Storage) -> RebuildCounts:
     """Make the index say what the manifests say: missing and unreadable entries are written, those of backups that are
-    gone are removed. A manifest that cannot be read is named and stops nothing. May be killed anywhere and run again.
+    gone are removed. A manifest that cannot be read is named and stops nothing. A lost COLLECTION.json is written anew
+    first. May be killed anywhere and run again.
 
-    Raises NotFound where there is no collection.
+    Raises NotFound where there is no collection, and what `restore_identity` raises.
     """
-    read_collection(storage)
+    restore_identity(storage)
     before = {info.key for info in storage.list(INDEX_PREFIX)}  # before the walk: what is committed meanwhile stays
     kept = written = 0
     differing, problems, known = [], [], set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import manifest_key, manifest_numbers, marked_number, marker_key
+from spanvault.collection.layout import COLLECTION_KEY, manifest_key, manifest_numbers, marked_number, marker_key
 from spanvault.errors import BrokenChain, Damaged, Refused
 from spanvault.model.manifest import CollectionDocument, Manifest
 from spanvault.storage.base import Storage
@@ -56,12 +56,12 @@ def check_owner(manifest: Manifest, collection: CollectionDocument) -> None:
     if manifest.collection_id != collection.id:
         raise Damaged(
             f"The manifest {key} belongs to collection {manifest.collection_id}, and this is {collection.id}: a backup was"
-            " copied in from another collection."
+            f" copied in from another collection, or {COLLECTION_KEY} was changed."
         )
     if manifest.source.system_identifier != collection.source_system_identifier:
         raise Damaged(
             f"The manifest {key} was read from the cluster {manifest.source.system_identifier}, and this collection is for"
-            f" {collection.source_system_identifier}."
+            f" {collection.source_system_identifier}: {COLLECTION_KEY} or the manifest is not the one that was written."
         )
 
 

@@ -45,6 +45,7 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     storage = context.storage(uri)
     if subdir is not None:
         found = find_subdir(storage, subdir)
+        context.keyring(uri).require(found)
         results = [(found, _verified(context, uri, found, level))]
     else:
         results = [("collection", _collection_verified(context, uri))]
@@ -100,6 +101,7 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
     _require_level(level)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
+    context.keyring(uri).require(found)
     result = _verified(context, uri, found, level, number)
     try:
         result.require_pass()
@@ -174,7 +176,6 @@ def _require_level(level: str) -> None:
 
 
 def _verified(context: Context, uri: str, subdir: str, level: str, number: int | None = None) -> VerificationResult:
-    context.keyring(uri).require(subdir)
     storage = context.storage(uri)
     scratch, progress = context.settings.scratch_dir, context.progress
     if level == "check_files":

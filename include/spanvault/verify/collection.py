@@ -61,4 +61,5 @@ def _check_index(storage: Storage, findings: Findings) -> None:
         if layer is None:
             findings.note(f"{info.key} is no index entry.")
         elif storage.head(manifest_key(layer[0], layer[2], layer[1])) is None:
-            findings.fail(f"The index remembers layer {layer[2]} of {layer[0]}, and its manifest is missing.")
+            key = manifest_key(layer[0], layer[2], layer[1])
+            findings.fail(f"The manifest {key} is missing; the index remembers layer {layer[2]} of {layer[0]}.", missing=key)

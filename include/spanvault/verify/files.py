@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spanvault.collection.chain import Layer, OpenLocation, no_locations
 from spanvault.collection.files import objects_of, own_objects, part_objects, read_files
+from spanvault.collection.layout import object_key
 from spanvault.collection.lookup import find_subdir
 from spanvault.errors import Damaged
 from spanvault.model.manifest import Manifest, ObjectReference
@@ -85,9 +86,11 @@ def _compare(
         while path is not None and path < reference.path:
             path, size = next(there, (None, 0))
         if path != reference.path:
-            findings.fail(f"{manifest.subdir}/{reference.path} is missing.", missing=reference.path)
+            key = object_key(manifest.subdir, reference.path)
+            findings.fail(f"{key} is missing.", missing=key)
         elif size != reference.bytes:
-            findings.fail(f"{manifest.subdir}/{reference.path} has {size} bytes, and {reference.bytes} were written.")
+            key = object_key(manifest.subdir, reference.path)
+            findings.fail(f"{key} has {size} bytes, and {reference.bytes} were written: it was cut off, extended or replaced.")
         findings.looked_at(bytes_=reference.bytes)
         progress.advance(units=1)
 

@@ -21,7 +21,7 @@ SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told fil
 class VerificationResult(Value):
     """One verification. `failures` and `unverified` hold the first sentences of each kind, `failure_count` and
     `unverified_count` how many there were, `permanent` whether one of the latter stays however often it is tried;
-    `missing` the first paths that are not there; `notes` what is worth knowing and harms nothing. `objects`, `bytes` and
+    `missing` the first keys that are not there; `notes` what is worth knowing and harms nothing. `objects`, `bytes` and
     `rows` are what was looked at; `seconds` how long it took."""
 
     level: Level
@@ -42,7 +42,8 @@ class VerificationResult(Value):
         """Raises Damaged if the verification failed; Permanent or Retryable if it could not be done, for a reason that
         stays (a newer format, a missing privilege) or may pass. The sentence says why."""
         if self.outcome == "fail":
-            raise Damaged(_missing_sentence(self.missing) if self.missing else _joined(self.failures, self.failure_count))
+            found = _missing_sentence(self.missing) if self.missing else _joined(self.failures, self.failure_count)
+            raise Damaged(f"{found}{_ADVICE if self.missing else f' {_ADVICE.strip()}'}")
         if self.outcome == "could not verify":
             kind = Permanent if self.permanent else Retryable
             raise kind("The backup could not be verified: " + _joined(self.unverified, self.unverified_count))
@@ -71,8 +72,10 @@ class Findings:
             self._rows += rows
 
     def fail(self, sentence: str, *, missing: str | None = None) -> None:
-        """The backup is damaged. `missing`: the path that is not there."""
+        """The backup is damaged; of the same sentence one counts. `missing`: the key that is not there."""
         with self._lock:
+            if sentence in self._failures:  # several layers may name one object
+                return
             self._failure_count += 1
             _keep(self._failures, sentence)
             if missing is not None:
@@ -126,12 +129,16 @@ def _keep(sentences: list[str], sentence: str) -> None:
         sentences.append(sentence)
 
 
-def _missing_sentence(paths: tuple[str, ...]) -> str:
+# After a list of files on a line of its own.
+_ADVICE = "\nPut it back from a copy of the collection; without one, restore from another backup and take a new full one."
+
+
+def _missing_sentence(keys: tuple[str, ...]) -> str:
     """CockroachDB's words for `check_files`."""
     head = "The following files are missing from the backup:"
-    if len(paths) >= SHOWN:
+    if len(keys) >= SHOWN:
         head = "Multiple files cannot be read from the backup including:"
-    return "\n\t".join([head, *paths])
+    return "\n\t".join([head, *keys])
 
 
 def _joined(sentences: tuple[str, ...], count: int) -> str:

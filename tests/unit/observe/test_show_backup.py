@@ -102,7 +102,7 @@ def test_check_files_names_what_is_missing(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
     path = next(read_files(storage, manifest.subdir, manifest.files)).path
     storage.delete(object_key(manifest.subdir, path))
-    with pytest.raises(Damaged, match=f"The following files are missing from the backup:\n\t{path}"):
+    with pytest.raises(Damaged, match=f"The following files are missing from the backup:\n\t{manifest.subdir}/{path}"):
         show_backup(storage, check_files=True)
     assert show_backup(storage).rows
 

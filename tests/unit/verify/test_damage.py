@@ -96,8 +96,8 @@ def test_a_missing_file_fails_every_level_and_is_named(storage: LocalStorage, vi
     storage.delete(key)
     files = check_files(storage)
     assert files.outcome == "fail"
-    assert files.missing == (key.removeprefix(f"{manifest.subdir}/"),)
-    with pytest.raises(Damaged, match="The following files are missing from the backup:\n\t000000/"):
+    assert files.missing == (key,)
+    with pytest.raises(Damaged, match=rf"The following files are missing from the backup:\n\t{key}\nPut it back"):
         files.require_pass()
     assert check_data(storage).outcome == "fail"
     assert key in " ".join(check_data(storage).failures)
@@ -187,7 +187,7 @@ def test_a_lost_manifest_that_the_index_remembers_is_damage(storage: LocalStorag
     storage.delete(manifest_key(manifest.subdir))
     result = check_collection(storage)
     assert result.outcome == "fail"
-    assert f"layer 0 of {manifest.subdir}, and its manifest is missing" in result.failures[0]
+    assert f"The manifest {manifest_key(manifest.subdir)} is missing; the index remembers layer 0" in result.failures[0]
 
 
 def test_an_index_entry_that_contradicts_its_manifest_is_damage(storage: LocalStorage) -> None:
@@ -226,7 +226,7 @@ def test_at_most_ten_missing_files_are_named(storage: LocalStorage, number: int)
     commit(storage, run.manifest.model_copy(update={"files": reference}))
     result = check_files(storage)
     assert result.failure_count == number
-    assert result.missing == tuple(file.path for file in missing[:10])
+    assert result.missing == tuple(object_key(run.plan.subdir, file.path) for file in missing[:10])
     head = "The following files are missing" if number == 1 else "Multiple files cannot be read from the backup including:"
     with pytest.raises(Damaged, match=head):
         result.require_pass()
