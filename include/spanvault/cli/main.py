@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -55,7 +56,9 @@ def _options(
 def main() -> NoReturn:
     """The `spanvault` command."""
     leave_pandas_out()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # or the interpreter's end looks half a second for garbage in what was imported
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
