@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -24,6 +23,8 @@ class ScratchDatabase:
     """
 
     def __init__(self, directory: Path) -> None:
+        import duckdb  # noqa: PLC0415  # a tenth of a second, and a process that merges nothing needs it not
+
         self._database = duckdb.connect(
             str(directory / "merge.duckdb"),
             config={"memory_limit": MEMORY_LIMIT, "threads": 1, "temp_directory": str(directory / "spill")},
