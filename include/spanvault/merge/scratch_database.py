@@ -23,7 +23,7 @@ class ScratchDatabase:
     """
 
     def __init__(self, directory: Path) -> None:
-        import duckdb  # noqa: PLC0415  # a tenth of a second, and a process that merges nothing needs it not
+        import duckdb  # a tenth of a second, and a process that merges nothing needs it not
 
         self._database = duckdb.connect(
             str(directory / "merge.duckdb"),
