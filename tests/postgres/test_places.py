@@ -21,6 +21,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.execute import execute
 from spanvault.engine.local import run_backup
 from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, sweep
+from spanvault.engine.protections import all_held
 from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BrokenChain, Damaged, NotFound, Refused
 from spanvault.model.locality import Locality
@@ -137,6 +138,7 @@ def test_files_lie_where_the_node_is_and_come_back(spread: Spread, keys: Encrypt
     assert len(spread.files("region=us")["part"]) == 3
     assert all(path.split("/")[2] == "region=eu" for path in spread.files("region=eu")["data"])
     assert {part.locality for manifest in manifests for part in manifest.parts} == set(TIERS)
+    assert [held.owner.collection for held in all_held(spread.cluster) if held.owner] == [into.splitlines()[0]]
     assert spread.restored(into) == rows_of(spread.database)
     assert json.loads((spread.folder / "region=us" / "PLACE.json").read_text())["locality"] == "region=us"
     context = spread.context.unlocking(keys)

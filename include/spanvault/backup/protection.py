@@ -14,6 +14,7 @@ from spanvault.database.postgres.protect import Owner, advance, mark, release
 from spanvault.database.postgres.server import Connection
 from spanvault.errors import BadInput, Busy
 from spanvault.model.manifest import Manifest, Plan, Protection
+from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
 from spanvault.model.units import parse_duration
 
@@ -43,7 +44,7 @@ def renew(cluster: Cluster, plan: Plan, clock: Callable[[], datetime]) -> None:
 def _owner(run: Plan | Manifest, now: datetime, length: timedelta) -> Owner:
     return Owner(
         collection_id=run.collection_id,
-        collection=run.request.into,
+        collection=str(Places.parse(run.request.into).default),
         expires_at=now + length,
         run_key=run.run_key,
         seen_at=now,
