@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from spanvault.backup.context import Run
-from spanvault.backup.plan import select_tables
+from spanvault.backup.plan import select_tables, takes_whole
 from spanvault.collection.layout import object_key, schema_dump_path
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import (
@@ -55,7 +55,7 @@ class CapturedDatabase:
         self.types_version = types_version(query)
         self.tables = tuple(table for table in tables if table.oid in named | known)
         self.views: tuple[View, ...] = read_views(query)
-        self.omitted: tuple[str, ...] = omissions(query)
+        self.omitted: tuple[str, ...] = omissions(query, whole=takes_whole(target))
         self.catalogs = catalog_fingerprint(query)
         self.schema_dump: ObjectReference
         self._properties = read_database(query)

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
-from spanvault.backup.export import SnapshotTooOld, data_file, select_slice
+from spanvault.backup.export import SnapshotTooOld, data_file
 from spanvault.backup.plan import slices_of
 from spanvault.backup.reading import check_readable, reading
 from spanvault.collection.layout import data_path, object_key
 from spanvault.database.postgres.connect import connection_parameters
 from spanvault.database.postgres.copy_out import CopySession, export_query
-from spanvault.database.postgres.fingerprint import fingerprint_sql
 from spanvault.database.postgres.quoting import literal
+from spanvault.database.postgres.rows import rows_fingerprint_sql, select_slice
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Fingerprint, Table
 
@@ -82,5 +82,5 @@ def _if_readable(run: Run, entry: CapturedDatabase, table: Table) -> Fingerprint
 def fingerprint_of(run: Run, entry: CapturedDatabase, table: Table) -> Fingerprint:
     """PostgreSQL's count and hash of a table under the snapshot."""
     with reading(run, entry, table) as session:
-        rows, digest = session.execute(fingerprint_sql(table.schema_name, table.name).encode()).fetchone() or (0, "0")
+        rows, digest = session.execute(rows_fingerprint_sql(table).encode()).fetchone() or (0, "0")
     return Fingerprint(rows=rows, hash=digest, lsn=entry.snapshot.lsn)

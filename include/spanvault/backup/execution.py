@@ -50,13 +50,14 @@ def require_readable_there(cluster: Cluster, request: BackupRequest, databases: 
     if Locality.parse(options.execution_locality).matches(cluster.primary.locality):
         return
     skipped = request.append is not None and options.without_identity == "skip"
-    names = [table.qualified for one in databases for table in one.database.tables if table.capture == "exact"]
+    tables = [table for one in databases for table in one.database.tables if table.capture == "exact"]
+    names = [table.qualified for table in tables if not (skipped and table.lacks_identity)]
     if options.fingerprint:
         raise Refused(
             f"Fingerprints are computed on the primary {cluster.primary.node}, which EXECUTION LOCALITY ="
             f" '{options.execution_locality}' leaves out; leave out one of the two options."
         )
-    if names and not skipped:
+    if names:
         raise Refused(
             f"The log does not tell the changes of {few(names, 5)}, so they are read on the primary {cluster.primary.node}, which"
             f" EXECUTION LOCALITY = '{options.execution_locality}' leaves out: give them a primary key, or widen the locality."

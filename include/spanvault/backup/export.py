@@ -13,7 +13,8 @@ from spanvault.collection.receipts import put_receipt, read_receipts
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import read_tables
 from spanvault.database.postgres.copy_out import WrittenFile, export_query
-from spanvault.database.postgres.quoting import literal, qualified, quote
+from spanvault.database.postgres.quoting import literal, qualified
+from spanvault.database.postgres.rows import select_slice
 from spanvault.errors import BadInput, NotFound, Retryable
 from spanvault.model.base import Value
 from spanvault.model.checkpoints import Reached, pass_by
@@ -191,18 +192,6 @@ def reads_live_table(session: Session, table: Table, name: str) -> bool:
 
 class SnapshotTooOld(Retryable):
     """A table was rewritten between a snapshot and its lock: the snapshot would read it as empty."""
-
-
-def select_slice(table: Table, first_page: int = 0, end_page: int | None = None) -> str:
-    """The query for a slice of the table's own rows: heap pages `first_page <= page < end_page`."""
-    columns = ", ".join(quote(column.name) for column in table.data_columns)
-    query = f"SELECT {columns} FROM ONLY {qualified(table.schema_name, table.name)}"
-    limits = []
-    if first_page:
-        limits.append(f"ctid >= '({first_page},0)'")
-    if end_page is not None:
-        limits.append(f"ctid < '({end_page},0)'")
-    return query + (" WHERE " + " AND ".join(limits) if limits else "")
 
 
 def data_file(

@@ -206,11 +206,13 @@ def settle_keyless(run: Run, capture: LayerCapture) -> None:
     read keep their rows; the others are read again, or skipped."""
     keyless = [table for table in capture.readable_tables() if table.capture == "exact"]
     if run.plan.request.options.without_identity == "skip":
-        capture.skipped = {table.oid for table in keyless}
-        names = ", ".join(table.qualified for table in keyless)
-        capture.omitted += (f"the rows of tables without identity ({names})",) if keyless else ()
-        return
+        skipped = [table for table in keyless if table.lacks_identity]
+        capture.skipped = {table.oid for table in skipped}
+        names = ", ".join(table.qualified for table in skipped)
+        capture.omitted += (f"the rows of tables without identity ({names})",) if skipped else ()
     for table in keyless:
+        if table.oid in capture.skipped:
+            continue
         proof = fingerprint_of(run, capture, table)
         capture.fingerprints[table.oid] = proof
         before, shape = capture.entries.get(table.oid), capture.shapes.get(table.oid)

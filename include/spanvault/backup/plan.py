@@ -35,10 +35,16 @@ def databases_of(target: Target, existing: Sequence[str], connected: str) -> lis
     return list(dict.fromkeys(wanted))
 
 
+def takes_whole(target: Target) -> bool:
+    """Whether the target is of whole databases: large objects and extensions' configuration are in no part of one."""
+    return isinstance(target, ClusterTarget | DatabaseTarget)
+
+
 def select_tables(target: Target, database: str, connected: str, tables: Iterable[Table]) -> tuple[Table, ...]:
     """The tables of `database` that the target names."""
     if isinstance(target, ClusterTarget | DatabaseTarget):
         return tuple(tables)
+    tables = [table for table in tables if not table.whole_only]
     if isinstance(target, SchemaTarget):
         schemas = {schema for name, schema in target.names if (name or connected) == database}
         return tuple(table for table in tables if table.schema_name in schemas)
@@ -53,7 +59,10 @@ def matches(pattern: TablePattern, schema: str, name: str) -> bool:
 
 def slices_of(table: Table, span_bytes: int) -> list[tuple[int, int | None]]:
     """The table's slices as ranges of heap pages `first <= page < end`, sized by its bytes with TOAST; the last is
-    open-ended (end None), so that pages which the table grows meanwhile belong to it."""
+    open-ended (end None), so that pages which the table grows meanwhile belong to it. An extension's table is one slice:
+    its condition is SQL that nothing can be added to."""
+    if table.extension is not None:
+        return [(0, None)]
     slices = max(1, min(table.pages, -(-table.bytes // span_bytes)))
     width = max(1, -(-table.pages // slices))
     firsts = list(range(0, table.pages, width)) or [0]

@@ -206,7 +206,7 @@ def _databases(
 def _check_identities(request: BackupRequest, databases: Sequence[PlannedDatabase]) -> None:
     if request.options.without_identity != "fail":
         return
-    names = [table.qualified for one in databases for table in one.database.tables if table.capture == "exact"]
+    names = [table.qualified for one in databases for table in one.database.tables if table.lacks_identity]
     if names:
         raise Refused(
             f"The log does not tell the changes of {', '.join(names)}: give them a primary key or REPLICA IDENTITY FULL, or"

@@ -19,6 +19,11 @@ from spanvault.model.cut import Lsn
 SYSTEM_COLUMNS = frozenset({"_op", "_lsn", "_seq", "_xid", "_time", "_old_key", "_unchanged", "_source_key"})
 
 
+# The catalogs that hold large objects: their OIDs never change (src/include/catalog/pg_largeobject*.h).
+LARGE_OBJECT_PAGES = 2613
+LARGE_OBJECT_LIST = 2995
+
+
 def stored_name(column_name: str) -> str:
     """A column's name in data files: its own, unless that is one of SYSTEM_COLUMNS after leading underscores."""
     if "_" + column_name.lstrip("_") in SYSTEM_COLUMNS and column_name.startswith("_"):
@@ -62,6 +67,16 @@ class Column(Value):
         return re.sub(r"\\(.)", r"\1", inner[1:-1], flags=re.DOTALL) if inner.startswith('"') else inner
 
 
+class ExtensionTable(Value):
+    """What makes a table an extension's configuration table (pg_extension_config_dump): the extension's name, the condition
+    that says which rows are the user's (SQL from WHERE on; empty: all), and the OIDs of the extensions' configuration tables
+    that its foreign keys refer to, which are loaded before it."""
+
+    name: str
+    condition: str = ""
+    references: tuple[int, ...] = ()
+
+
 class Table(Value):
     """One table with storage of its own (ordinary tables and leaf partitions; never a partitioned root).
 
@@ -70,6 +85,10 @@ class Table(Value):
     row (REPLICA IDENTITY FULL without a key), `exact` for one read under the seal's snapshot each time, `none` for schema
     only.
     `attributes_version` changes with every change to a column's catalog entry, also one that was changed back.
+    `extension` is set of an extension's configuration table, which CREATE EXTENSION makes.
+
+    Large objects are two tables as well, both `exact`: `pg_largeobject` and `pg_largeobject_metadata`, with columns of ours
+    (database/postgres/large_objects.py). A database without large objects has neither.
     """
 
     oid: int
@@ -86,6 +105,22 @@ class Table(Value):
     bytes: int = 0
     estimated_rows: int = 0
     attributes_version: str = ""
+    extension: ExtensionTable | None = None
+
+    @property
+    def of_large_objects(self) -> bool:
+        """Whether the rows are large objects, or pages of them."""
+        return self.oid in {LARGE_OBJECT_PAGES, LARGE_OBJECT_LIST}
+
+    @property
+    def whole_only(self) -> bool:
+        """Whether only backups and restores of whole databases have the rows."""
+        return self.of_large_objects or self.extension is not None
+
+    @property
+    def lacks_identity(self) -> bool:
+        """Whether the log would tell the changes if only the table had a key."""
+        return self.capture == "exact" and not self.whole_only
 
     @property
     def qualified(self) -> str:
@@ -135,12 +170,14 @@ class Database(Value):
 
 
 class SequenceValue(Value):
-    """A sequence's state, read after the cut was fixed: never lower than at the cut."""
+    """A sequence's state, read after the cut was fixed: never lower than at the cut. `extension` names the extension whose
+    configuration it is, if any."""
 
     schema_name: str
     name: str
     last_value: int
     is_called: bool
+    extension: str = ""
 
 
 class Fingerprint(Value):

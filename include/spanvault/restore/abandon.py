@@ -15,6 +15,7 @@ from spanvault.database.postgres.target import (
     maintenance_connection,
     run_all,
 )
+from spanvault.restore.large_objects import remove_listed
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.work import Work, local_archive
 
@@ -36,6 +37,7 @@ def _abandon(work: Work, database: DatabaseRestore, control: Connection) -> None
         end_sessions(connection, work.finishing)
         end_sessions(connection, work.purpose)
         if not record.made_database:
+            remove_listed(work, database, connection)
             _drop_objects(work, database, connection, record)
             forget(connection, work.plan.id)
     if record.made_database and control.info.dbname != database.target:

@@ -18,9 +18,11 @@ from spanvault.database.postgres.target import (
     units_done,
 )
 from spanvault.errors import Refused
+from spanvault.model.schema import LARGE_OBJECT_LIST
 from spanvault.model.sentences import few
+from spanvault.restore.batches import table_of
 from spanvault.restore.origin import SHOWN, AtCut
-from spanvault.restore.plan import DatabaseRestore, table_of
+from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.schema import present_in
 from spanvault.restore.work import Work, local_archive
 
@@ -59,7 +61,12 @@ def _finish(work: Work, database: DatabaseRestore, connection: Connection, recor
     made = {(entry.kind, entry.schema, entry.name) for entry in entries}
     if work.plan.loads:
         work.progress.step(f"sequences and views of {database.target}")
-        set_sequences(connection, [one for one in source.sequences if ("SEQUENCE", one.schema_name, one.name) in made])
+        sequences = [
+            one
+            for one in source.sequences
+            if (one.extension and database.whole) or ("SEQUENCE", one.schema_name, one.name) in made
+        ]
+        set_sequences(connection, sequences)
         populated = {(view.schema_name, view.name) for view in source.views if view.materialized and view.populated}
         views = [(entry.schema or "", entry.name) for entry in entries if entry.kind == "MATERIALIZED VIEW"]
         refresh_views(connection, [view for view in views if view in populated])  # the archive has them in a working order
@@ -124,6 +131,8 @@ def _verify(work: Work, database: DatabaseRestore, connection: Connection) -> No
     without: list[str] = []
     for oid, fingerprint in known.items():
         table = table_of(work.manifest, database.source, oid)
+        if oid == LARGE_OBJECT_LIST and not work.plan.grants:
+            continue  # owners and privileges are part of it
         if fingerprint is None:
             without.append(table.qualified)
         else:

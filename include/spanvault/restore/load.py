@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pyarrow as pa
 
+from spanvault.database.postgres.large_objects import load_pages
 from spanvault.database.postgres.load import load_unit
 from spanvault.database.postgres.target import Connection, find_record
 from spanvault.errors import Damaged, Refused
@@ -15,8 +16,8 @@ from spanvault.merge.history import TableHistory
 from spanvault.merge.table import TableState, Unit, units_of
 from spanvault.model.base import Value
 from spanvault.model.progress import Progress
+from spanvault.restore.batches import LoadBatch, LoadUnit, table_of
 from spanvault.restore.origin import AtCut, TableKey
-from spanvault.restore.plan import LoadBatch, LoadUnit, table_of
 from spanvault.restore.sources import table_histories
 from spanvault.restore.work import Work, is_finished
 
@@ -90,7 +91,8 @@ def _load_table(
             if connection is None:
                 yield one, sum(batch.num_rows for batch in batches)
             else:
-                yield one, load_unit(connection, work.plan.id, one.id, table, batches)
+                load = load_pages if table.of_large_objects else load_unit
+                yield one, load(connection, work.plan.id, one.id, table, batches)
 
 
 def _unit(units: dict[str, Unit], wanted: LoadUnit, work: Work) -> Unit:

@@ -14,14 +14,14 @@ from spanvault.collection.chain import Resolved
 from spanvault.database.postgres.archive import Entry
 from spanvault.errors import BadInput, NotFound, Refused
 from spanvault.merge.history import TableHistory
-from spanvault.merge.table import units_of
 from spanvault.model.base import Value
 from spanvault.model.cut import Cut, format_time
 from spanvault.model.manifest import Manifest, ManifestDatabase
 from spanvault.model.request import RestoreRequest
-from spanvault.model.schema import Table
+from spanvault.model.schema import LARGE_OBJECT_LIST
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
+from spanvault.restore.batches import LoadBatch, batches_of, load_units
 from spanvault.restore.origin import SHOWN, AtCut, Missing, Origin, TableKey
 from spanvault.restore.selective import RELATIONS, Selection, select, select_all
 
@@ -29,36 +29,7 @@ Archives = Callable[[str], Sequence[Entry]]
 Histories = Callable[[Mapping[TableKey, Origin]], Mapping[TableKey, TableHistory]]
 Chooser = Callable[[Entry], bool]
 
-MIN_BATCH_BYTES = 1 << 20
-MAX_BATCH_BYTES = 64 << 20
-MAX_BATCHES = 512
-
 _ROOT = re.compile(r"\)\s*PARTITION BY [^;]*;\s*\Z")
-
-
-class LoadUnit(Value):
-    """What one transaction loads. `database` is the name in the backup, `bytes` of files, `rows` an upper bound."""
-
-    database: str
-    table_oid: int
-    unit: str
-    bytes: int
-    rows: int
-
-    @property
-    def id(self) -> str:
-        """The name under which the target remembers that it has this unit."""
-        return f"{self.database}:{self.table_oid}:{self.unit}"
-
-
-class LoadBatch(Value):
-    """What one task loads, in order. `label` is for people: which tables."""
-
-    index: int
-    label: str
-    units: tuple[LoadUnit, ...]
-    bytes: int
-    rows: int
 
 
 class DatabaseRestore(Value):
@@ -113,9 +84,15 @@ def make_plan(
     databases = tuple(_restorable(at_cut, database) for database in asked)
     reads = not options.schema_only or options.verify_backup_table_data
     missing = (*_missing(at_cut, asked), *gone) if reads else ()
-    notes = (*_left_out(resolved, missing, request), *_not_at_cut(resolved, at_cut, databases, request))
+    notes = (
+        *_left_out(resolved, missing, request),
+        *_not_at_cut(resolved, at_cut, databases, request),
+        *_not_in_parts(manifest, databases),
+    )
     origins = {(one.source, oid): at_cut.origins[one.source, oid] for one in databases for oid in one.tables}
-    units = tuple(_units(histories(origins))) if reads else ()
+    # The list of large objects is restored with the schema: pages need the objects.
+    read = origins if options.schema_only else {key: one for key, one in origins.items() if key[1] != LARGE_OBJECT_LIST}
+    units = tuple(load_units(manifest, histories(read))) if reads else ()
     return RestorePlan(
         id=restore_id(resolved, request),
         subdir=manifest.subdir,
@@ -123,10 +100,22 @@ def make_plan(
         layers=layers_of(resolved),
         request=pinned,
         databases=databases,
-        batches=_batches(manifest, units, options.workers),
+        batches=batches_of(manifest, units, options.workers),
         rows=sum(origin.entry.rows for origin in origins.values()),
         notes=notes,
     )
+
+
+def _not_in_parts(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> Iterator[str]:
+    """What the backup has of a database of which only a part is restored."""
+    for database in databases:
+        entry = manifest.database(database.source)
+        tables = [table for table in entry.database.tables if table.whole_only] if entry and not database.whole else []
+        what = ["large objects"] if any(table.of_large_objects for table in tables) else []
+        names = sorted({table.extension.name for table in tables if table.extension})
+        what += [f"rows of configuration tables ({few(names, SHOWN)})"] if names else []
+        if what:
+            yield f"Of {database.source} no {' and no '.join(what)} are restored: these come with whole databases only."
 
 
 def layers_of(resolved: Resolved) -> tuple[str, ...]:
@@ -311,52 +300,6 @@ def _tables_with_rows(database: ManifestDatabase, chosen: Iterable[Entry], subdi
             yield entry.oid
         elif not (_ROOT.search(entry.sql) or "CREATE UNLOGGED TABLE" in entry.sql):
             raise NotFound(f"The backup {subdir} does not hold the rows of {entry.display}; it was not among what was backed up.")
-
-
-def _units(histories: Mapping[TableKey, TableHistory]) -> Iterator[LoadUnit]:
-    units = {key: units_of(history) for key, history in histories.items()}
-    # The largest tables first: their last batches should not be what everybody waits for.
-    size = {key: sum(unit.bytes for unit in own) for key, own in units.items()}
-    for database, oid in sorted(units, key=lambda key: (-size[key], key)):
-        for unit in units[database, oid]:
-            yield LoadUnit(database=database, table_oid=oid, unit=unit.id, bytes=unit.bytes, rows=unit.rows)
-
-
-def _batches(manifest: Manifest, units: Sequence[LoadUnit], workers: int) -> tuple[LoadBatch, ...]:
-    total = sum(unit.bytes for unit in units)
-    aim = max(MIN_BATCH_BYTES, min(MAX_BATCH_BYTES, total // (4 * workers)), total // MAX_BATCHES)
-    groups: list[list[LoadUnit]] = []
-    filled = aim
-    for unit in units:
-        if filled >= aim:
-            groups.append([])
-            filled = 0
-        groups[-1].append(unit)
-        filled += unit.bytes
-    return tuple(
-        LoadBatch(
-            index=index,
-            label=_label(manifest, group),
-            units=tuple(group),
-            bytes=sum(unit.bytes for unit in group),
-            rows=sum(unit.rows for unit in group),
-        )
-        for index, group in enumerate(groups)
-    )
-
-
-def _label(manifest: Manifest, units: Sequence[LoadUnit]) -> str:
-    names = list(dict.fromkeys(table_of(manifest, unit.database, unit.table_oid).qualified for unit in units))
-    return few(names, 1)
-
-
-def table_of(manifest: Manifest, database: str, oid: int) -> Table:
-    """The table's shape at the cut. Raises NotFound: the file list and the manifest do not fit."""
-    found = manifest.database(database)
-    table = found.database.table(oid) if found else None
-    if table is None:
-        raise NotFound(f"The backup {manifest.subdir} does not describe the table with OID {oid} of database {database!r}.")
-    return table
 
 
 def restore_id(resolved: Resolved, request: RestoreRequest) -> str:

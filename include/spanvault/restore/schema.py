@@ -32,6 +32,7 @@ from spanvault.database.postgres.target import (
 from spanvault.errors import AlreadyExists, NotFound, Refused
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget
+from spanvault.restore.large_objects import restore_list
 from spanvault.restore.plan import DatabaseRestore, selection
 from spanvault.restore.resume import remember_layers
 from spanvault.restore.selective import RELATIONS, Need, about_database, is_part
@@ -135,6 +136,7 @@ def _make_objects(work: Work, database: DatabaseRestore, entries: Sequence[Entry
         connection.execute("SET check_function_bodies = off")
         for group in _groups(chosen):
             _make_group(work, connection, group)
+        restore_list(work, database, connection)
         if work.plan.grants and database.source == database.target:
             with translated(f"Setting properties of the database {database.target!r}"):
                 run_all(connection, [entry.sql for entry in about_database(entries)])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spanvault.model.manifest import Plan
     from spanvault.model.request import BackupRequest
     from spanvault.model.span import Batch
-    from spanvault.restore.plan import LoadBatch
+    from spanvault.restore.batches import LoadBatch
 
 
 NO_BATCH = -1

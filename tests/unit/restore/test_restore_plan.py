@@ -17,8 +17,9 @@ from spanvault.model.cut import Lsn
 from spanvault.model.manifest import DataFile
 from spanvault.model.request import RestoreOptions, RestoreRequest
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
+from spanvault.restore.batches import MAX_BATCH_BYTES, MAX_BATCHES, MIN_BATCH_BYTES
 from spanvault.restore.origin import Origin, TableKey
-from spanvault.restore.plan import MAX_BATCH_BYTES, MAX_BATCHES, MIN_BATCH_BYTES, RestorePlan, make_plan
+from spanvault.restore.plan import RestorePlan, make_plan
 from spanvault.restore.sources import table_histories
 from spanvault.storage.base import Storage
 from spanvault.storage.local import LocalStorage

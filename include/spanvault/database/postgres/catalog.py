@@ -9,8 +9,17 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from spanvault.database.postgres.large_objects import as_large_objects
 from spanvault.model.manifest import View
-from spanvault.model.schema import Column, Database, SequenceValue, Table
+from spanvault.model.schema import (
+    LARGE_OBJECT_LIST,
+    LARGE_OBJECT_PAGES,
+    Column,
+    Database,
+    ExtensionTable,
+    SequenceValue,
+    Table,
+)
 
 Rows = Sequence[Sequence[Any]]
 Query = Callable[[str], Rows]
@@ -56,6 +65,21 @@ TABLE_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid
 {_KEY}
 WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION}"""
 
+# Configuration tables of extensions, wherever they are; and the catalogs of large objects, if there are any.
+_CONFIGURED = """(SELECT x.extname::text AS name, x.extcondition[a.place] AS condition
+  FROM pg_catalog.pg_extension x, unnest(x.extconfig) WITH ORDINALITY AS a (member, place)
+  WHERE a.member = c.oid LIMIT 1)"""
+_OTHER_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+{_KEY}
+LEFT JOIN LATERAL {_CONFIGURED} AS configured ON true
+WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND (
+  configured.name IS NOT NULL
+  OR c.oid IN ({LARGE_OBJECT_PAGES}, {LARGE_OBJECT_LIST})
+    AND EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata))"""
+_REFERENCES = """(SELECT pg_catalog.array_agg(DISTINCT f.confrelid::int8) FROM pg_catalog.pg_constraint f
+        WHERE f.contype = 'f' AND f.conrelid = c.oid AND f.confrelid <> c.oid
+        AND EXISTS (SELECT FROM pg_catalog.pg_extension y WHERE f.confrelid = ANY (y.extconfig)))"""
+
 REG_TYPES = frozenset(
     {
         "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
@@ -65,12 +89,32 @@ REG_TYPES = frozenset(
 
 
 def read_tables(query: Query, oids: Iterable[int] | None = None) -> tuple[Table, ...]:
-    """All user tables with storage, or those of the given OIDs, ordered by name."""
-    condition = ""
-    if oids is not None:
-        condition = f"AND c.oid IN ({', '.join(str(oid) for oid in oids) or '0'})"
+    """All user tables with storage, extensions' configuration tables and large objects among them, or those of the given
+    OIDs, ordered by name."""
+    wanted = None if oids is None else set(oids)
+    condition = "" if wanted is None else f"AND c.oid IN ({', '.join(map(str, sorted(wanted))) or '0'})"
     rows = query(f"SELECT {TABLE_FIELDS} FROM {TABLE_SOURCE} {condition} ORDER BY n.nspname, c.relname")
-    return tuple(table_of(row) for row in rows)
+    own = [table_of(row) for row in rows]
+    if wanted is not None and wanted <= {table.oid for table in own}:
+        return tuple(own)
+    others = query(
+        f"SELECT {TABLE_FIELDS}, configured.name, configured.condition, {_REFERENCES} FROM {_OTHER_SOURCE} {condition}"
+        " ORDER BY n.nspname, c.relname"
+    )
+    known = {table.oid for table in own}
+    own += [_other(row) for row in others if row[0] not in known]
+    return tuple(sorted(own, key=lambda table: (table.schema_name, table.name)))
+
+
+def _other(row: Sequence[Any]) -> Table:
+    """A row of TABLE_FIELDS and what makes the table an extension's, as a Table that is read whole."""
+    *fields, extension, condition, references = row
+    table = table_of(fields)
+    if extension is None:
+        return as_large_objects(table)
+    configured = ExtensionTable(name=extension, condition=condition or "", references=tuple(sorted(references or ())))
+    capture = "none" if table.persistence == "u" else "exact"
+    return table.model_copy(update={"extension": configured, "capture": capture})
 
 
 def table_of(row: Sequence[Any]) -> Table:
@@ -173,16 +217,19 @@ def read_sequences(query: Query) -> tuple[SequenceValue, ...]:
     too low."""
     rows = query(
         f"""SELECT n.nspname, c.relname,
-                   pg_catalog.format('SELECT %L, %L, last_value::int8, is_called FROM %I.%I',
-                                     n.nspname, c.relname, n.nspname, c.relname)
+                   pg_catalog.format('SELECT %L, %L, last_value::int8, is_called, %L FROM %I.%I',
+                                     n.nspname, c.relname, coalesce(configured.name, ''), n.nspname, c.relname)
             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND {_NOT_EXTENSION} ORDER BY 1, 2"""
+            LEFT JOIN LATERAL {_CONFIGURED} AS configured ON true
+            WHERE c.relkind = 'S' AND c.relpersistence <> 't'
+              AND (configured.name IS NOT NULL OR ({_USER_SCHEMA} AND {_NOT_EXTENSION})) ORDER BY 1, 2"""
     )
     values: list[SequenceValue] = []
     for first in range(0, len(rows), 200):
         statement = " UNION ALL ".join(row[2] for row in rows[first : first + 200])
         values += [
-            SequenceValue(schema_name=row[0], name=row[1], last_value=row[2], is_called=row[3]) for row in query(statement)
+            SequenceValue(schema_name=row[0], name=row[1], last_value=row[2], is_called=row[3], extension=row[4])
+            for row in query(statement)
         ]
     return tuple(values)
 
@@ -201,19 +248,20 @@ def types_version(query: Query) -> str:
     return str(row[0])
 
 
-def omissions(query: Query) -> tuple[str, ...]:
-    """What the current database holds and this version does not back up, a phrase each."""
-    large_objects = query("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")[0][0]
+def omissions(query: Query, *, whole: bool) -> tuple[str, ...]:
+    """What the current database holds and a backup of it does not, a phrase each. `whole`: the backup is of the whole
+    database."""
     unlogged = query(
         f"""SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND {_USER_SCHEMA}"""
     )[0][0]
-    configuration = query("SELECT count(*) FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL AND extname <> 'plpgsql'")[0][
-        0
-    ]
-    found = (
-        (large_objects, f"{large_objects} large objects"),
-        (unlogged, f"the rows of {unlogged} unlogged tables (their definitions are kept)"),
-        (configuration, f"the configuration tables of {configuration} extensions"),
-    )
+    found = [(unlogged, f"the rows of {unlogged} unlogged tables (their definitions are kept)")]
+    if not whole:
+        only = "(only a backup of the whole database has them)"
+        objects = query("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")[0][0]
+        extensions = query("SELECT count(*) FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL")[0][0]
+        found += [
+            (objects, f"{objects} large objects {only}"),
+            (extensions, f"the configuration tables of {extensions} extensions {only}"),
+        ]
     return tuple(phrase for count, phrase in found if count)

@@ -11,10 +11,16 @@ def fingerprint_sql(schema: str, table: str) -> str:
 
     The same rows give the same answer on any server with the same version, in any order; column order counts.
     """
-    return (
-        "SELECT count(*)::int8, coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text"
-        f" FROM ONLY {qualified(schema, table)} AS t"
-    )
+    return _fingerprint(f"ONLY {qualified(schema, table)}")
+
+
+def query_fingerprint_sql(query: str) -> str:
+    """The same of the rows that a query gives."""
+    return _fingerprint(f"({query})")
+
+
+def _fingerprint(rows: str) -> str:
+    return f"SELECT count(*)::int8, coalesce(sum(pg_catalog.hashtextextended(t::text, 0)::numeric), 0)::text FROM {rows} AS t"
 
 
 _OWN_PUBLICATIONS = "(SELECT oid FROM pg_catalog.pg_publication WHERE pubname ~ '^spanvault_')"

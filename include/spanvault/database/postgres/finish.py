@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from spanvault.database.postgres.fingerprint import fingerprint_sql
 from spanvault.database.postgres.quoting import qualified
+from spanvault.database.postgres.rows import rows_fingerprint_sql
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import Connection
 from spanvault.errors import Damaged
@@ -41,7 +41,7 @@ def analyze(connection: Connection, tables: Sequence[tuple[str, str]]) -> None:
 def verify_rows(connection: Connection, table: Table, expected: Fingerprint) -> None:
     """Let PostgreSQL compute the table's fingerprint again. Raises Damaged naming the table when it differs."""
     with translated(f"Computing the fingerprint of {table.qualified}"):
-        found = connection.execute(fingerprint_sql(table.schema_name, table.name).encode()).fetchone()
+        found = connection.execute(rows_fingerprint_sql(table).encode()).fetchone()
     if found is None or (int(found[0]), str(found[1])) != (expected.rows, expected.hash):
         rows = found[0] if found else 0
         raise Damaged(

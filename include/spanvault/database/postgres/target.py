@@ -56,6 +56,8 @@ _IN_THE_WAY = f"""
         SELECT 'type ' || nspname || '.' || typname, t.oid, 'pg_catalog.pg_type'::regclass
         FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = typnamespace
         WHERE NOT {_SYSTEM_SCHEMAS} AND typtype IN ('e', 'd', 'r')
+        UNION ALL
+        SELECT 'large object ' || oid, oid, 'pg_catalog.pg_largeobject'::regclass FROM pg_catalog.pg_largeobject_metadata
     )
     SELECT what FROM own
     WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
@@ -184,6 +186,11 @@ def record_rows(connection: Connection, restore_id: str, unit: str, rows: int) -
     """In the same transaction as its claim: how many rows the unit brought."""
     statement = f"UPDATE {PROGRESS_SCHEMA}.units SET rows = %s WHERE restore = %s AND unit = %s"
     connection.execute(statement, [rows, restore_id, unit])
+
+
+def forget_unit(connection: Connection, restore_id: str, unit: str) -> None:
+    """In the connection's transaction: what the unit brought is gone."""
+    connection.execute(f"DELETE FROM {PROGRESS_SCHEMA}.units WHERE restore = %s AND unit = %s", [restore_id, unit])
 
 
 def units_done(connection: Connection, restore_id: str) -> dict[str, int]:
