@@ -54,13 +54,17 @@ def _read_slice(run: Run, entry: CapturedDatabase, table: Table, first_page: int
     return data_file(path, written, entry.name, table, role="exact", as_of=entry.snapshot.lsn, tier=run.tier)
 
 
-def compute_fingerprints(run: Run, entry: CapturedDatabase) -> None:
-    """Let PostgreSQL count and hash every table under the snapshot, several at once.
+def compute_fingerprints(run: Run, entry: CapturedDatabase, *, whole_only: bool = False) -> None:
+    """Let PostgreSQL count and hash every table under the snapshot, several at once; or only those that whole databases
+    alone have, whose next layer then need not read them again.
 
     A table that is rewritten or truncated before its turn comes makes the seal start over once; from then on such tables
     have none: hashing a large database takes so long that every try would meet one.
     """
-    tables = sorted(entry.readable_tables(), key=lambda table: table.oid not in entry.read_first)
+    wanted = (table for table in entry.readable_tables() if table.whole_only or not whole_only)
+    tables = sorted(wanted, key=lambda table: table.oid not in entry.read_first)
+    if not tables:
+        return
     run.progress.step(f"fingerprint {entry.name}", total_units=len(tables))
     with ThreadPoolExecutor(run.plan.request.options.workers) as pool:
         for table, fingerprint in zip(tables, pool.map(lambda table: _if_readable(run, entry, table), tables), strict=True):

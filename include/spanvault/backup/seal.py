@@ -83,8 +83,7 @@ def _seal_full(run: Run) -> tuple[SealedLayer, ...]:
             seals.append(stack.enter_context(open_database_seal(run, planned, receipts)))
             run.reached("seal.after_snapshot")
             read_exactly(run, seals[-1], seals[-1].exact_tables())
-            if run.plan.request.options.fingerprint:
-                compute_fingerprints(run, seals[-1])
+            compute_fingerprints(run, seals[-1], whole_only=not run.plan.request.options.fingerprint)
         end = max(entry.snapshot.lsn for entry in seals)
         check_source(run, receipts.values(), end)
         run.progress.step("heal", total_units=len(seals))
