@@ -28,7 +28,7 @@ LAST_RESORT = BLOCKS[-1]
 def url_of_role(database: TestDatabase) -> Iterator[str]:
     """The database with one table of an ordinary owner, and its URL for a role that may only log in."""
     database.execute("create role shop_owner; create role backup login; create table t (id int primary key)")
-    database.execute("alter table t owner to shop_owner")
+    database.execute("alter table t owner to shop_owner; select lo_from_bytea(1, 'of somebody else')")
     yield database.url.replace("postgres@", "backup@")
     database.execute("drop owned by backup, shop_owner; drop role backup, shop_owner")
 
