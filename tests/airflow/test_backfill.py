@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from tests.kit.servers import TestDatabase, drop_database, fresh_database
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # dozens of tasks, of some seconds each on a busy machine
 
 DAG_ID = "seconds"
-INTERVAL = timedelta(seconds=2)
-MISSED = 5
+INTERVAL = timedelta(seconds=1)
+MISSED = 3
 DAG_FILE = f"""
 from datetime import timedelta
 from airflow.sdk import DeltaDataIntervalTimetable
@@ -51,7 +51,7 @@ dag = backup_dag(
     description="Intervals of seconds",
     doc_md="For a test.",
 )
-# Else the scheduler adds a run each two seconds. The attribute's own setter refuses a schedule without scheduled runs.
+# Else the scheduler adds a run each second. The attribute's own setter refuses a schedule without scheduled runs.
 object.__setattr__(dag, "allowed_run_types", frozenset({{DagRunType.MANUAL, DagRunType.BACKFILL}}))
 """
 
@@ -122,37 +122,48 @@ def replayed(events: list[Event]) -> State:
 
 @dataclass
 class Site:
-    """A running Airflow, a source with a full backup in the collection, and its writer."""
+    """A running Airflow, a source with a full backup in the collection, its writer, and ends of intervals without layers: they
+    lie close behind the full, as each one between would be a layer."""
 
     api: AirflowApi
     source: TestDatabase
     folder: Path
     writer: Writer
+    ends: list[datetime] = field(default_factory=list)
 
     @property
     def conf(self) -> dict[str, Any]:
         """The form."""
         return {"into": f"file://{self.folder}", "scope": "database", "names": [self.source.name], "validate": "checksums"}
 
-    def next_ends(self) -> list[datetime]:
+    def let_pass(self, intervals: int) -> list[datetime]:
         """The ends of the next intervals, from now on; their transactions are written, and the time has passed."""
         seconds = INTERVAL.total_seconds()
         begin = datetime.fromtimestamp(math.ceil(time.time() / seconds) * seconds, UTC)
-        ends = [begin + INTERVAL * number for number in range(1, MISSED + 1)]
+        ends = [begin + INTERVAL * number for number in range(1, intervals + 1)]
         self.writer.write_until(ends[-1] + timedelta(milliseconds=300))
         return ends
 
-    def backfill(self, ends: list[datetime], *options: str) -> list[dict[str, Any]]:
-        """Backfill the intervals by one command; the runs, oldest interval first, when all have ended."""
-        # Airflow has one backfill of a DAG at a time, and notes only now and then that one is over.
-        self.api.wait_for(
-            lambda: all(one["completed_at"] for one in self.api.get("/backfills", dag_id=DAG_ID)["backfills"]) or None
-        )
+    def backfill(self, ends: list[datetime], *, by_command: bool = False, **options: object) -> list[dict[str, Any]]:
+        """Backfill the intervals; the runs, oldest interval first, when all have ended."""
+        # Airflow has one backfill of a DAG at a time, and looks only each 30 s whether all its runs have ended.
+        for one in self.api.get("/backfills", dag_id=DAG_ID)["backfills"]:
+            if one["completed_at"] is None:
+                self.api.client.put(f"/backfills/{one['id']}/cancel")
+        assert all(one["completed_at"] for one in self.api.get("/backfills", dag_id=DAG_ID)["backfills"])
         first, last = (end - INTERVAL for end in (ends[0], ends[-1]))
-        window = ["--from-date", first.isoformat(), "--to-date", last.isoformat()]
-        self.api.site.command(
-            "backfill", "create", "--dag-id", DAG_ID, *window, "--dag-run-conf", json.dumps(self.conf), *options
-        )
+        asked = {
+            "dag_id": DAG_ID,
+            "from_date": first.isoformat(),
+            "to_date": last.isoformat(),
+            "dag_run_conf": self.conf,
+            "max_active_runs": 1,
+            **options,
+        }
+        if by_command:
+            self.api.site.command("backfill", "create", *as_options(asked))
+        else:
+            self.api.post("/backfills", asked)
 
         def ended() -> list[dict[str, Any]] | None:
             runs = self.api.get(f"/dags/{DAG_ID}/dagRuns", run_type="backfill", limit=100)["dag_runs"]
@@ -215,6 +226,14 @@ class Site:
         assert accounts == replayed(events)
 
 
+def as_options(asked: dict[str, object]) -> Iterator[str]:
+    """A backfill's fields as options of `airflow backfill create`."""
+    for name, value in asked.items():
+        yield f"--{name.replace('_', '-')}"
+        if value is not True:
+            yield value if isinstance(value, str) else json.dumps(value)
+
+
 @pytest.fixture(scope="module")
 def place(
     airflow_metadata: AirflowMetadata,
@@ -240,13 +259,14 @@ def place(
             assert api.wait_for_run(DAG_ID, run_id) == "success", found.task_states({"dag_run_id": run_id})
             [full] = found.manifests()
             assert full.kind == "full", "the first run of an empty collection takes a full"
+            found.ends = found.let_pass(2 * MISSED)
             yield found
 
 
-def test_five_missed_intervals_newest_first(place: Site) -> None:
+def test_missed_intervals_newest_first(place: Site) -> None:
     """The newest run comes first and writes a layer for each end; the others are skipped, and say by what."""
-    ends = place.next_ends()
-    runs = place.backfill(ends, "--run-backwards", "--max-active-runs", "1")
+    ends = place.ends[:MISSED]
+    runs = place.backfill(ends, by_command=True, run_backwards=True)
     states = [place.task_states(run) for run in runs]
     assert [run["state"] for run in runs] == ["success"] * MISSED, states
     assert set(states[-1].values()) == {"success"}
@@ -261,8 +281,8 @@ def test_five_missed_intervals_newest_first(place: Site) -> None:
 
 def test_runs_at_once_give_the_same_layers(place: Site) -> None:
     """Three backfill runs at a time want the same layers; each interval ends up with exactly one."""
-    ends = place.next_ends()
-    runs = place.backfill(ends, "--max-active-runs", "3")
+    ends = place.ends[MISSED:]
+    runs = place.backfill(ends, max_active_runs=3)
     assert [run["state"] for run in runs] == ["success"] * MISSED, [place.task_states(run) for run in runs]
     assert place.layers()[-1].due == ends[-1]
     for end in ends:
@@ -273,7 +293,7 @@ def test_backfill_of_what_is_done_changes_nothing(place: Site, listing: Callable
     """Reprocessing completed runs finds each run's own layers, or that others cover it."""
     before = listing(place.folder)
     ends = [manifest.due for manifest in place.layers()[-2:] if manifest.due is not None]
-    runs = place.backfill(ends, "--reprocess-behavior", "completed", "--max-active-runs", "1")
+    runs = place.backfill(ends, reprocess_behavior="completed")
     assert [run["state"] for run in runs] == ["success", "success"]
     assert listing(place.folder) == before
 

@@ -1,6 +1,6 @@
 """Whole DAGs by dag.test(), on a real source and file:// collections.
 
-A process that runs DAGs takes long to start, so all runs are made in two of them: first the backups, then what uses them.
+All are run before the tests look: first the backups, then what uses them.
 """
 
 from __future__ import annotations
@@ -52,25 +52,28 @@ def story(
         database = {"scope": "database", "names": [source.name]}
         whole = DagRun("full_backup", {"into": uris["whole"], **database, "fingerprint": True, "validate": "checksums"})
         table = {"scope": "table", "names": [f"{source.name}.public.orders"]}
-        backups = here.dag_test(
-            whole,
-            DagRun("full_backup", {"into": uris["empty"], "scope": "database", "names": [empty.name]}),
-            DagRun("full_backup", {"into": uris["damaged"], **table}),
-        )
-        stored = listing(folder / "whole")
-        flip_a_byte(next((folder / "damaged").rglob("000000/data/*.parquet")))
         restored = TestDatabase(postgres, f"{source.name}_restored")
         restore = {"collection": uris["whole"], **database, "new_db_name": restored.name, "verify_fingerprint": True}
         try:
-            later = here.dag_test(
-                whole,
-                DagRun("restore", restore),
-                DagRun("expire_backups", {"collection": uris["whole"], "keep_last": 1}),
-                *(
-                    DagRun("validate_backup", {"collection": uris["damaged"], "level": level}, f"2026-11-23T0{hour}:00:00+00:00")
-                    for hour, level in enumerate(("check_files", "checksums", "schema_only"))
-                ),
-            )
+            with here.dag_tests() as run:
+                backups = run(
+                    whole,
+                    DagRun("full_backup", {"into": uris["empty"], "scope": "database", "names": [empty.name]}),
+                    DagRun("full_backup", {"into": uris["damaged"], **table}),
+                )
+                stored = listing(folder / "whole")
+                flip_a_byte(next((folder / "damaged").rglob("000000/data/*.parquet")))
+                later = run(
+                    whole,
+                    DagRun("restore", restore),
+                    DagRun("expire_backups", {"collection": uris["whole"], "keep_last": 1}),
+                    *(
+                        DagRun(
+                            "validate_backup", {"collection": uris["damaged"], "level": level}, f"2026-11-23T0{hour}:00:00+00:00"
+                        )
+                        for hour, level in enumerate(("check_files", "checksums", "schema_only"))
+                    ),
+                )
             yield Story(source, restored, folder, backups, stored, later)
         finally:
             drop_database(postgres, restored.name)

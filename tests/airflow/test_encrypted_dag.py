@@ -59,7 +59,8 @@ def story(
             "validate": DagRun("validate_backup", {"collection": uri, "level": "checksums", **REFERENCE}),
         }
         try:
-            answers = here.dag_test(*runs.values())
+            with here.dag_tests() as run:
+                answers = run(*runs.values())
             yield Story(source, restored, folder, dict(zip(runs, answers, strict=True)))
         finally:
             drop_database(postgres, restored.name)

@@ -28,6 +28,7 @@ from spanvault.embedded.process import ServerProcess
 PROJECT = Path(__file__).resolve().parents[2]
 AIRFLOW = Path(sys.executable).with_name("airflow")
 TERMINAL = frozenset({"success", "failed"})
+MARK = "ANSWER "  # of a line of run_dags.py, which cannot be imported without Airflow
 
 Value = TypeVar("Value")
 
@@ -127,13 +128,43 @@ class AirflowSite:
         """Run `python ARGUMENTS` in the project's folder, inside this site; its standard output."""
         return self._run([sys.executable, *arguments], timeout)
 
-    def dag_test(self, *runs: DagRun) -> list[dict[str, Any]]:
-        """`dag.test()` of each run in turn, in one process (the first task of a process takes seconds):
-        `{"state", "run_id", "tasks": [{"task", "map_index", "state", "label"}]}` each.
+    @contextmanager
+    def dag_tests(self) -> Iterator[Callable[..., list[dict[str, Any]]]]:
+        """A process for `dag.test()`: a call with `DagRun`s makes these runs in turn and gives of each
+        `{"state", "run_id", "tasks": [{"task", "map_index", "state", "label"}]}`.
         """
-        out = self.python("-m", "tests.kit.run_dags", json.dumps([run.__dict__ for run in runs]))
-        answers: list[dict[str, Any]] = json.loads(out.splitlines()[-1])
-        return answers
+        self.home.mkdir(parents=True, exist_ok=True)
+        log = self.home / "dag_tests.log"
+        with (
+            log.open("ab") as errors,
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.kit.run_dags"],
+                env=self.environment(),
+                cwd=PROJECT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            ) as process,
+        ):
+            asked, answers = process.stdin, process.stdout
+            assert asked is not None and answers is not None
+
+            def run(*runs: DagRun) -> list[dict[str, Any]]:
+                print(json.dumps([one.__dict__ for one in runs]), file=asked, flush=True)
+                said: list[str] = []
+                for line in answers:
+                    if line.startswith(MARK):
+                        found: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
+                        return found
+                    said.append(line)
+                words = "".join(said)[-3000:] + log.read_text(errors="replace")[-3000:]
+                raise AssertionError(f"the process ended with {process.wait()}:\n{words}")
+
+            try:
+                yield run
+            finally:
+                process.kill()
 
     def _run(self, command: Sequence[str], timeout: float) -> str:
         done = subprocess.run(
@@ -224,7 +255,7 @@ class AirflowApi:
         while (found := look()) is None:
             if not all(process.is_running() for process in self._processes) or time.monotonic() > deadline:
                 raise AssertionError(f"waited in vain; the components' last words:\n{self.last_words()}")
-            time.sleep(0.1)
+            time.sleep(0.25)  # each look costs the API server as much as a piece of a task
         return found
 
     def last_words(self) -> str:
