@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spanvault.cli.output import Format, show
+from spanvault.cli.output import Format, rest_shown, show
 from spanvault.cli.session import ClusterOption, FormatOption, UrlOption, chosen_cluster, needed_cluster, session
 from spanvault.errors import BadInput
 from spanvault.model.request import BackupRequest, Request, RestoreRequest
@@ -47,7 +47,7 @@ def sql(
             f"Option detached needs somebody who goes on with the work: trigger the DAG {_dag(request)} in Airflow, "
             "or leave the option out."
         )
-    with session(_UNCHANGED if dry_run else _GOING_ON.get(request.kind, _UNCHANGED)) as context:
+    with rest_shown(form), session(_UNCHANGED if dry_run else _GOING_ON.get(request.kind, _UNCHANGED)) as context:
         from spanvault.engine.execute import execute
 
         result = execute(context, request, cluster=_cluster(context, request, cluster, url), dry_run=dry_run)

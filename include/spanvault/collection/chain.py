@@ -14,11 +14,11 @@ from spanvault.collection.cuts import place_of
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import read_entry
 from spanvault.collection.layout import index_key, manifest_key
-from spanvault.collection.lookup import LATEST, complete_subdirs, find_subdir
+from spanvault.collection.lookup import LATEST, complete_subdirs, find_backup, find_subdir
 from spanvault.collection.manifests import ChainNames, chain_names, check_owner, is_marked, parse_manifest
 from spanvault.collection.markers import read_marker
 from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound
-from spanvault.model.cut import Cut, Lsn
+from spanvault.model.cut import Cut, Lsn, backup_id
 from spanvault.model.manifest import CollectionDocument, Manifest
 from spanvault.statement.words import in_one_line
 from spanvault.storage.base import Storage
@@ -104,7 +104,8 @@ def load_manifest_bytes(storage: Storage, subdir: str, number: int = 0, first: i
 def resolve(
     storage: Storage, subdir: str = LATEST, as_of: datetime | Lsn | None = None, *, open_location: OpenLocation
 ) -> Resolved:
-    """The layers that give a state of a chain (LATEST or a path): at its newest valid end, or at `as_of`.
+    """The layers that give a state of a chain (LATEST, a path or a backup's ID): at its newest valid end, or that of the
+    backup, or at `as_of`, which lies at or before it.
 
     With LATEST an older time is looked for in the newest chain that begins at or before it. A time is a layer's exact
     end, or lies inside a layer with revision history; so is a position. `open_location` opens incremental locations.
@@ -113,11 +114,11 @@ def resolve(
     are; BrokenChain and Damaged when the chain's documents contradict each other; what `load_manifest` raises.
     """
     collection = read_collection(storage)
-    found, later = _chain_of(storage, subdir, as_of)
+    found, last, later = _chain_of(storage, subdir, as_of)
     names = chain_names(storage, found)
     loaded = _originals(storage, names, collection)
     originals = [manifest for manifest, _ in loaded]
-    place = place_of(storage, originals, as_of, later)
+    place = place_of(storage, originals[: _count_to(storage, found, last, len(originals))], as_of, later)
     compacted = _compacted(storage, names, loaded, collection)
     whole = place.number - 1 if place.inner else place.number
     wanted = cheapest_cover(originals, [manifest for manifest, _ in compacted], whole)
@@ -134,14 +135,17 @@ def resolve(
 
 
 def original_layers(storage: Storage, subdir: str, *, open_location: OpenLocation) -> tuple[Layer, ...]:
-    """All valid layers that runs committed to a chain (LATEST or a path), in order; digests and contiguity are checked.
+    """All valid layers that runs committed to a chain (LATEST or a path), in order, or the one that a backup's ID names;
+    digests and contiguity are checked.
 
     Raises as `resolve` does.
     """
     collection = read_collection(storage)
-    names = chain_names(storage, find_subdir(storage, subdir))
+    found, number = find_backup(storage, subdir)
     opened = _Locations(storage, open_location)
-    return tuple(Layer(manifest, digest, opened.of(manifest)) for manifest, digest in _originals(storage, names, collection))
+    loaded = _originals(storage, chain_names(storage, found), collection)
+    chosen = loaded if number is None else loaded[_count_to(storage, found, number, len(loaded)) - 1 :][:1]
+    return tuple(Layer(manifest, digest, opened.of(manifest)) for manifest, digest in chosen)
 
 
 def compacted_layers(storage: Storage, subdir: str, *, open_location: OpenLocation) -> tuple[Layer, ...]:
@@ -197,11 +201,22 @@ class _Locations:
         return self._known[uri]
 
 
-def _chain_of(storage: Storage, subdir: str, as_of: datetime | Lsn | None) -> tuple[str, Cut | None]:
-    """The chain to look into, and the end of the next chain's full, if a newer one was passed over."""
-    found = find_subdir(storage, subdir)
+def _count_to(storage: Storage, subdir: str, last: int | None, count: int) -> int:
+    """How many of a chain's valid layers there are up to layer `last`; None: all. Raises NotFound if it is not among them."""
+    if last is not None and last >= count:
+        raise NotFound(
+            f"The backup {backup_id(subdir, last)} is not in {storage.display_uri}, or not valid: the chain {subdir} has the"
+            f" valid layers 0 to {count - 1}. SHOW BACKUPS IN ... WITH ids lists the IDs there are."
+        )
+    return count if last is None else last + 1
+
+
+def _chain_of(storage: Storage, subdir: str, as_of: datetime | Lsn | None) -> tuple[str, int | None, Cut | None]:
+    """The chain to look into, the number of the layer that is named, and the end of the next chain's full, if a newer one
+    was passed over."""
+    found, number = find_backup(storage, subdir)
     if as_of is None or subdir.upper() != LATEST:
-        return found, None
+        return found, number, None
     later: Cut | None = None
     oldest: tuple[str, Cut | None] = (found, None)
     for each in complete_subdirs(storage):
@@ -212,7 +227,7 @@ def _chain_of(storage: Storage, subdir: str, as_of: datetime | Lsn | None) -> tu
         if (end.lsn if isinstance(as_of, Lsn) else end.time) <= as_of:  # type: ignore[operator]  # of one kind
             break
         later = end
-    return oldest
+    return oldest[0], None, oldest[1]
 
 
 def _valid(storage: Storage, names: ChainNames) -> tuple[int, ...]:

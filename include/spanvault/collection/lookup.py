@@ -9,7 +9,7 @@ from spanvault.collection.layout import INDEX_PREFIX, indexed_layer, manifest_ke
 from spanvault.collection.manifests import is_marked
 from spanvault.collection.plans import chain_subdirs
 from spanvault.errors import NotFound
-from spanvault.model.cut import time_of_subdir
+from spanvault.model.cut import layer_of_id, time_of_subdir
 from spanvault.storage.base import Storage
 
 LATEST = "LATEST"
@@ -32,6 +32,13 @@ def find_subdir(storage: Storage, subdir: str) -> str:
     if storage.head(plan_key(normal)) is not None:
         raise NotFound(f"The backup {normal} in {storage.display_uri} has not finished: run it again, or take another one.")
     raise NotFound(f"There is no backup {normal} in {storage.display_uri}; SHOW BACKUPS IN lists those there are.")
+
+
+def find_backup(storage: Storage, text: str) -> tuple[str, int | None]:
+    """The path of the complete chain that `text` names (LATEST, a path or a backup's ID), and of an ID the layer's number.
+    Raises as `find_subdir` does; whether the chain has that layer is not looked at."""
+    layer = layer_of_id(text.strip("/"))
+    return (find_subdir(storage, text), None) if layer is None else (find_subdir(storage, layer[0]), layer[1])
 
 
 def latest(storage: Storage) -> str:

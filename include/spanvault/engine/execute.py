@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spanvault.backup.prepare import redacted
-from spanvault.collection.lookup import find_subdir
+from spanvault.collection.lookup import find_backup
 from spanvault.config.clusters import Cluster
 from spanvault.engine.alter import alter_backup
 from spanvault.engine.context import Context
@@ -22,7 +22,9 @@ from spanvault.model.request import (
     ShowBackupsRequest,
 )
 from spanvault.model.result import Result
-from spanvault.observe.show_backup import show_backup, show_backups
+from spanvault.observe.show_backup import show_backup
+from spanvault.observe.show_backups import show_backups, show_layers
+from spanvault.statement.rules import check
 
 BACKUP_COLUMNS = ("path", "layer", "kind", "status", "tables", "rows", "bytes", "start_time", "end_time", "end_lsn")
 
@@ -30,7 +32,7 @@ BACKUP_COLUMNS = ("path", "layer", "kind", "status", "tables", "rows", "bytes", 
 def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_run: bool = False) -> Result:
     """Do what is asked and return its rows. Raises BadInput if the request needs a cluster and has none."""
     if isinstance(request, ShowBackupsRequest):
-        return show_backups(context.storage(request.collection))
+        return _list(context, request)
     if isinstance(request, ShowBackupRequest):
         return _show(context.unlocking(request.encryption), request)
     if isinstance(request, AlterBackupRequest):
@@ -42,16 +44,36 @@ def execute(context: Context, request: Request, *, cluster: Cluster | None, dry_
     return _backup(context, cluster, request, dry_run=dry_run)
 
 
-def _show(context: Context, request: ShowBackupRequest) -> Result:
+def _list(context: Context, request: ShowBackupsRequest) -> Result:
+    check(request)
     storage = context.storage(request.collection)
-    found = find_subdir(storage, request.subdir)
+    if not request.layers:
+        return show_backups(storage)
+    return show_layers(
+        storage,
+        newer_than=request.newer_than,
+        older_than=request.older_than,
+        revision_start_time=request.revision_start_time,
+        note=context.progress.note,
+    )
+
+
+def _show(context: Context, request: ShowBackupRequest) -> Result:
+    check(request)
+    storage = context.storage(request.collection)
+    found, number = find_backup(storage, request.subdir)
     context.keyring(request.collection).require(found)
+    opened = context.locations(request.collection)
     return show_backup(
         storage,
-        found,
+        found if number is None else request.subdir,
+        schemas=request.schemas,
+        privileges=request.privileges,
+        debug_ids=request.debug_ids,
         check_files=request.check_files,
         as_json=request.as_json,
-        open_location=context.locations(request.collection),
+        open_location=lambda uri: opened(request.incremental_location or uri),
+        scratch=context.settings.scratch_dir,
         note=context.progress.note,
     )
 

@@ -115,13 +115,13 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
 
 
 def restorable(context: Context, uri: str) -> Result:
-    """From when to when each chain can be restored: a row for each exact end, and for each interval in which any time
-    will do. Raises Incomplete when chains cannot be read."""
+    """From when to when each chain can be restored, oldest first as in SHOW BACKUPS: a row for each exact end, and for each
+    interval in which any time will do. Raises Incomplete when chains cannot be read."""
     storage = context.storage(uri)
     read_collection(storage)
     rows: list[tuple[Cell, ...]] = []
     problems: list[str] = []
-    for subdir in complete_subdirs(storage):
+    for subdir in sorted(complete_subdirs(storage)):
         try:
             layers = original_layers(storage, subdir, open_location=context.locations(uri))
         except Permanent as error:

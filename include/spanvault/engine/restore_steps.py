@@ -17,7 +17,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.errors import BadInput
-from spanvault.model.cut import Cut, Lsn
+from spanvault.model.cut import Cut, Lsn, layer_of_id
 from spanvault.model.request import RestoreRequest
 from spanvault.restore.abandon import abandon_restore as abandon
 from spanvault.restore.finish import finish_restore as finish
@@ -107,7 +107,8 @@ def _work(context: Context, cluster: Cluster, request: RestoreRequest) -> Work:
     allowing = {"strict": False, "skip_unrestorable_tables": True}
     work = _planned(context, cluster, _with_options(request, allowing), resolved)
     begun = begun_restores(work)
-    cut = begun_cut(work, begun, opened) if request.as_of is None else None
+    newest = request.as_of is None and layer_of_id(request.subdir) is None
+    cut = begun_cut(work, begun, opened) if newest else None
     newer: tuple[str, ...] = ()
     if cut is not None:
         older = request.model_copy(update={"subdir": work.plan.subdir, "as_of": cut.lsn})

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from spanvault.errors import BadInput
 from spanvault.model.base import Value
 
+_BACKUP_ID = re.compile(r"(\d{4})(\d{2})(\d{2}-\d{6}\.\d{2})-(\d{6})")
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
@@ -84,8 +85,21 @@ def subdir_of(moment: datetime) -> str:
     return f"{moment:%Y/%m/%d-%H%M%S}.{moment.microsecond // 10_000:02d}"
 
 
+def backup_id(subdir: str, number: int) -> str:
+    """What names one layer in its collection: `20261122-143000.00-000003`, the chain's path and the layer's number."""
+    return f"{subdir.replace('/', '')}-{number:06d}"
+
+
+def layer_of_id(text: str) -> tuple[str, int] | None:
+    """(chain's path, layer's number) of a backup's ID; None for a text that is none."""
+    match = _BACKUP_ID.fullmatch(text)
+    return (f"{match[1]}/{match[2]}/{match[3]}", int(match[4])) if match else None
+
+
 def time_of_subdir(subdir: str) -> datetime:
     """The moment that `subdir_of` was given, to the hundredth. Raises BadInput for another text."""
+    if (layer := layer_of_id(subdir)) is not None:
+        raise BadInput(f"{subdir!r} is the ID of one backup of a chain; here the whole chain is named, by its path {layer[0]!r}.")
     match = re.fullmatch(r"/?(\d{4}/\d{2}/\d{2}-\d{6})\.(\d{2})/?", subdir)
     try:
         if match is None:

@@ -149,7 +149,7 @@ class RestoreOptions(Value):
 
 
 class RestoreRequest(Value):
-    """RESTORE [targets] FROM LATEST | 'subdir' IN 'uri' [AS OF SYSTEM TIME ...] [WITH options]; `encryption` as in
+    """RESTORE [targets] FROM LATEST | 'subdir' | 'ID' IN 'uri' [AS OF SYSTEM TIME ...] [WITH options]; `encryption` as in
     BackupRequest."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -164,22 +164,39 @@ class RestoreRequest(Value):
 
 
 class ShowBackupsRequest(Value):
-    """SHOW BACKUPS IN 'uri'."""
+    """SHOW BACKUPS IN 'uri' [NEWER THAN ...] [OLDER THAN ...] [WITH options].
+
+    Any of the four asks for single backups with their IDs, a layer each, instead of the paths of chains: those that end
+    later than `newer_than` and earlier than `older_than`.
+    """
 
     kind: Literal["show_backups"] = "show_backups"
     collection: str
+    newer_than: datetime | None = None
+    older_than: datetime | None = None
+    ids: bool = False
+    revision_start_time: bool = False
+
+    @property
+    def layers(self) -> bool:
+        """Whether single backups are asked for."""
+        return self.ids or self.revision_start_time or self.newer_than is not None or self.older_than is not None
 
 
 class ShowBackupRequest(Value):
-    """SHOW BACKUP [FROM] LATEST | 'subdir' IN 'uri' [WITH options]; `encryption` as in BackupRequest."""
+    """SHOW BACKUP [SCHEMAS] [FROM] LATEST | 'subdir' | 'ID' IN 'uri' [WITH options]; `encryption` as in BackupRequest."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: Literal["show_backup"] = "show_backup"
     subdir: str = "LATEST"
     collection: str
+    schemas: bool = False
+    privileges: bool = False
+    debug_ids: bool = False
     check_files: bool = False
     as_json: bool = False
+    incremental_location: str | None = None
     encryption: EncryptionOptions = Field(default=EncryptionOptions(), exclude=True, repr=False)
 
 

@@ -85,6 +85,7 @@ class Table(Value):
     row (REPLICA IDENTITY FULL without a key), `exact` for one read under the seal's snapshot each time, `none` for schema
     only.
     `attributes_version` changes with every change to a column's catalog entry, also one that was changed back.
+    `excluded`: by the will of its owner its rows are in no backup, so that `capture` is `none`.
     `extension` is set of an extension's configuration table, which CREATE EXTENSION makes.
 
     Large objects are two tables as well, both `exact`: `pg_largeobject` and `pg_largeobject_metadata`, with columns of ours
@@ -105,6 +106,7 @@ class Table(Value):
     bytes: int = 0
     estimated_rows: int = 0
     attributes_version: str = ""
+    excluded: bool = False
     extension: ExtensionTable | None = None
 
     @property

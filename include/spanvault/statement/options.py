@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from spanvault.errors import BadInput
 from spanvault.model.places import Places
-from spanvault.model.request import BackupOptions, EncryptionOptions, RestoreOptions, ShowBackupRequest
+from spanvault.model.request import BackupOptions, EncryptionOptions, RestoreOptions, ShowBackupRequest, ShowBackupsRequest
 from spanvault.model.units import parse_bytes, parse_duration
 from spanvault.statement import refuse
 from spanvault.statement.problems import problem, shows
@@ -24,13 +24,17 @@ Node = Tree[Token]
 FIELDS: dict[str, dict[str, FieldInfo]] = {
     "BACKUP": dict(BackupOptions.model_fields),
     "RESTORE": dict(RestoreOptions.model_fields),
-    "SHOW BACKUP": {name: ShowBackupRequest.model_fields[name] for name in ("check_files", "as_json")},
-    "SHOW BACKUPS": {},
+    "SHOW BACKUP": {
+        name: ShowBackupRequest.model_fields[name]
+        for name in ("privileges", "debug_ids", "check_files", "as_json", "incremental_location")
+    },
+    "SHOW BACKUPS": {name: ShowBackupsRequest.model_fields[name] for name in ("ids", "revision_start_time")},
 }
 # CockroachDB's names of options in other words; shown as in its statements.
 SPELLINGS: dict[str, dict[str, str]] = {
     "BACKUP": {"execution locality": "execution_locality", "strict storage locality": "strict"},
     "RESTORE": {"execution locality": "execution_locality"},
+    "SHOW BACKUPS": {"revision start time": "revision_start_time"},
 }
 # The options that say with what a backup is encrypted or read, with the fields of EncryptionOptions.
 KEY_OPTIONS = {"encryption_passphrase": "passphrase", "encryption_passphrase_from": "passphrase_from", "kms": "kms"}

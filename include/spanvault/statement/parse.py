@@ -32,6 +32,8 @@ from spanvault.statement.rules import problems
 from spanvault.statement.words import folded, unquoted
 
 _TIME = "a time such as '2026-11-22 14:30:00' (UTC unless it says otherwise) or '-10m'"
+_AGE = "a time such as '2026-11-22 14:30:00' (UTC unless it says otherwise), or so long before now, as in '7d'"
+_DURATION = re.compile(r"(?:\d[\d.]*[a-z]+)+", re.ASCII | re.IGNORECASE)
 _LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*", re.DOTALL)
 
@@ -83,7 +85,12 @@ def _log_position(as_of: Node) -> Lsn | None:
 
 def _place_of(node: Node, part: str) -> int:
     """Where a part of a request that rules.problems names stands in its statement."""
-    names = {"target": ("databases", "schemas", "tables"), "append": ("inside",), "as_of": ("as_of",)}.get(part)
+    names = {
+        "target": ("databases", "schemas", "tables"),
+        "append": ("inside",),
+        "as_of": ("as_of",),
+        "older_than": ("age_filter",),
+    }.get(part)
     if names is not None:
         found = _find(node, *names)
     else:
@@ -144,17 +151,20 @@ class _Reader:
         )
 
     def _show_backups(self, node: Node) -> ShowBackupsRequest:
-        if age_filter := _find(node, "age_filter"):
-            raise problem(self._text, _tokens(age_filter)[0].start_pos or 0, refuse.SHOW_FILTERS)
-        read_options(self._text, "SHOW BACKUPS", _find(node, "with_options"))
-        return ShowBackupsRequest(collection=self._uri(node))
+        options, _ = read_options(self._text, "SHOW BACKUPS", _find(node, "with_options"))
+        for age_filter in node.find_data("age_filter"):
+            word = _tokens(age_filter)[0]
+            field = f"{word.lower()}_than"
+            if field in options:
+                raise problem(self._text, word.start_pos or 0, f"{word.upper()} THAN is given twice")
+            options[field] = self._moment(_tokens(age_filter)[-1], _AGE, bare=True)
+        return ShowBackupsRequest(collection=self._uri(node), **options)
 
     def _show_backup(self, node: Node) -> ShowBackupRequest:
-        if any(token.type == "SCHEMAS" for token in _tokens(node)):
-            raise self._refused(node, "SCHEMAS", refuse.SHOW_SCHEMAS)
+        schemas = any(token.type == "SCHEMAS" for token in _tokens(node))
         subdir, collection = self._inside(node, refuse.SHOW_BACKUP_IN)
         options, keys = read_options(self._text, "SHOW BACKUP", _find(node, "with_options"))
-        return ShowBackupRequest(subdir=subdir, collection=collection, encryption=keys, **options)
+        return ShowBackupRequest(subdir=subdir, collection=collection, schemas=schemas, encryption=keys, **options)
 
     def _alter_backup(self, node: Node) -> AlterBackupRequest:
         subdir, collection = self._within(_child(node, 0))
@@ -239,20 +249,25 @@ class _Reader:
         return self._time(as_of, f"{_TIME}, or a log position such as '16/B374D848'") if position is None else position
 
     def _time(self, as_of: Node, expected: str) -> datetime:
-        token = _tokens(as_of)[-1]
-        text = unquoted(token) if token.type == "STRING" else ""
-        present = self._clock()
-        try:
-            if text.startswith("-") and text[1:2].isdigit():
-                return present - parse_duration(text[1:])
-            moment = datetime.fromisoformat(text)
-            moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        except (ValueError, OverflowError, BadInput):
-            raise problem(self._text, token.start_pos or 0, f"expected {expected}") from None
+        token, present = _tokens(as_of)[-1], self._clock()
+        moment = self._moment(token, expected)
         if moment > present:
             sentence = f"{format_time(moment)} lies in the future: it is {format_time(present)} now; give a time that has passed"
             raise problem(self._text, token.start_pos or 0, sentence)
         return moment
+
+    def _moment(self, token: Token, expected: str, *, bare: bool = False) -> datetime:
+        """A time, or so long before now; with `bare` that may be without the minus."""
+        text = unquoted(token) if token.type == "STRING" else ""
+        try:
+            if text.startswith("-") and text[1:2].isdigit():
+                return self._clock() - parse_duration(text[1:])
+            if bare and _DURATION.fullmatch(text):
+                return self._clock() - parse_duration(text)
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError, BadInput):
+            raise problem(self._text, token.start_pos or 0, f"expected {expected}") from None
 
     def _refused(self, node: Node, token_type: str, reason: str) -> BadInput:
         token = next(token for token in _tokens(node) if token.type == token_type)

@@ -21,16 +21,11 @@ RESTORE_FROM_URI = "RESTORE ... FROM 'uri' was removed from CockroachDB, too; wr
 SHOW_BACKUP_IN = (
     "SHOW BACKUP needs to know which one: write SHOW BACKUP FROM LATEST IN 'uri', or SHOW BACKUPS IN 'uri' for the list"
 )
-SHOW_SCHEMAS = (
-    "this version has no SHOW BACKUP SCHEMAS: the CREATE statements are in the backup's schema.dump (pg_restore -f - prints them)"
-)
-SHOW_FILTERS = "this version lists all backups of a collection: NEWER THAN and OLDER THAN are not possible yet"
 SYSTEM_USERS = "this version cannot restore roles alone: a restore of the whole cluster brings them"
 
 _VIRTUAL = "PostgreSQL has no virtual clusters"
 _REGIONS = "PostgreSQL's databases have no regions"
 _SELECTIVE = "this version cannot leave out what depends on missing objects yet; restore them together"
-_LOCATION = "every layer's manifest says where its data is; RESTORE takes the option, for a URI with other access to that place"
 _ONLINE = (
     "an online restore is CockroachDB's storage at work and has no counterpart in PostgreSQL; every restore here copies the data"
 )
@@ -56,13 +51,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "virtual_cluster_name": _VIRTUAL,
     },
     "SHOW BACKUP": {
-        "debug_ids": "this version does not show object IDs in the table; they stand in the manifest (WITH as_json)",
-        "privileges": "this version does not show privileges; they are in the backup's schema.dump",
         "skip size": "sizes are stored with the backup here and cost nothing to show",
-        "incremental_location": _LOCATION,
-    },
-    "SHOW BACKUPS": {
-        "revision start time": "`spanvault collection windows` lists from when to when each chain can be restored",
     },
 }
 
@@ -79,6 +68,13 @@ _STATEMENTS: tuple[tuple[str, str], ...] = (
         r"(create|drop|show(\s+create)?|check)\s+external\s+connections?",
         "this version has no external connections; name an Airflow connection in the URI (?conn_id=...)",
     ),
+    (
+        r"show\s+backup\s+(files|ranges)",
+        "a backup here is Parquet files, not key ranges; SHOW BACKUP ... WITH check_files adds up"
+        " their bytes, and WITH as_json names the list of them",
+    ),
+    (r"show\s+backup\s+validate", "`spanvault collection check` validates backups, at three levels"),
+    (r"show\s+backup\s+connection", "`spanvault storage check` tries a place that backups may go to"),
     (r"set\s+", "this version has no session settings; give options WITH the statement"),
     (r"explain\s+", "there is no EXPLAIN; `spanvault sql --dry-run` says what a statement would do"),
 )
@@ -94,4 +90,4 @@ def statement(text: str) -> str | None:
 
 def option(of: str, name: str) -> str | None:
     """Why an option that CockroachDB's statement `of` has is not taken here; None for names it does not know either."""
-    return OPTIONS[of].get(name)
+    return OPTIONS.get(of, {}).get(name)

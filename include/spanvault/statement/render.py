@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from pydantic import BaseModel, SecretStr
@@ -23,6 +23,8 @@ from spanvault.model.units import format_bytes
 from spanvault.model.uri import REDACTED, StorageUri, redact_text
 from spanvault.statement.options import BYTE_OPTIONS, FIELDS, KEY_OPTIONS, SPELLINGS, URI_OPTIONS
 from spanvault.statement.words import name_text, string_text, uris_of
+
+_NO_KEYS = EncryptionOptions()
 
 
 def render(request: Request) -> str:
@@ -50,7 +52,7 @@ def _render(request: Request, show: Callable[[str], str]) -> str:
         return " ".join(filter(None, (*parts, _options("BACKUP", request.options, request.encryption, show))))
     collection = _uris(request.collection, show)
     if isinstance(request, ShowBackupsRequest):
-        return f"SHOW BACKUPS IN {collection}"
+        return " ".join(filter(None, (f"SHOW BACKUPS IN {collection}", *_ages(request), _options("SHOW BACKUPS", request))))
     if isinstance(request, AlterBackupRequest):
         verb = "ADD" if request.new.kms else "SET"
         change = f"{verb} {_alter_key('NEW', request.new)} WITH {_alter_key('OLD', request.old)}"
@@ -59,7 +61,14 @@ def _render(request: Request, show: Callable[[str], str]) -> str:
     if isinstance(request, RestoreRequest):
         options = _options("RESTORE", request.options, request.encryption, show)
         return " ".join(filter(None, ("RESTORE", _target(request.target), place, _as_of(request.as_of), options)))
-    return f"SHOW BACKUP {place} {_options('SHOW BACKUP', request, request.encryption, show)}".rstrip()
+    options = _options("SHOW BACKUP", request, request.encryption, show)
+    return " ".join(filter(None, ("SHOW BACKUP", "SCHEMAS" * request.schemas, place, options)))
+
+
+def _ages(request: ShowBackupsRequest) -> Iterator[str]:
+    for word, moment in (("NEWER", request.newer_than), ("OLDER", request.older_than)):
+        if moment is not None:
+            yield f"{word} THAN {string_text(format_time(moment))}"
 
 
 def _uris(places: str, show: Callable[[str], str]) -> str:
@@ -94,7 +103,7 @@ def _pattern(pattern: TablePattern) -> str:
     return ".".join((*names, "*" if pattern.name is None else name_text(pattern.name)))
 
 
-def _options(statement: str, model: BaseModel, keys: EncryptionOptions, show: Callable[[str], str]) -> str:
+def _options(statement: str, model: BaseModel, keys: EncryptionOptions = _NO_KEYS, show: Callable[[str], str] = str) -> str:
     given = [
         f"{name} = {_uris(value, show)}" if name in URI_OPTIONS else _option(_spelled(statement, name), value)
         for name, field in FIELDS[statement].items()

@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from spanvault.errors import BadInput
-from spanvault.model.cut import time_of_subdir
+from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.places import Places
-from spanvault.model.request import AlterBackupRequest, BackupRequest, Request, RestoreRequest
+from spanvault.model.request import (
+    AlterBackupRequest,
+    BackupRequest,
+    Request,
+    RestoreRequest,
+    ShowBackupRequest,
+    ShowBackupsRequest,
+)
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget, Target
 from spanvault.model.units import parse_duration
 from spanvault.statement.refuse import FULL_AS_OF, FULL_LOCATION
@@ -32,6 +39,10 @@ def problems(request: Request) -> Iterator[Problem]:
         yield from _duplicates(request.target)
         yield from _zone(request.as_of if isinstance(request.as_of, datetime) else None)
         yield from _restore(request)
+    elif isinstance(request, ShowBackupsRequest):
+        yield from _show_backups(request)
+    elif isinstance(request, ShowBackupRequest):
+        yield from _show_backup(request)
     elif isinstance(request, AlterBackupRequest):
         if not (request.old.given and request.new.given):
             yield "new", "ALTER BACKUP needs both, the new key or passphrase and an old one that opens the backup."
@@ -98,6 +109,28 @@ def _restore(request: RestoreRequest) -> Iterator[Problem]:
         yield "verify_backup_table_data", "To set the verify_backup_table_data option, the schema_only option must be set."
     if options.verify_fingerprint and options.schema_only:
         yield "verify_fingerprint", "Option verify_fingerprint compares rows, and schema_only restores none; give one of them."
+
+
+def _show_backups(request: ShowBackupsRequest) -> Iterator[Problem]:
+    newer, older = request.newer_than, request.older_than
+    for part, moment in (("newer_than", newer), ("older_than", older)):
+        if moment is not None and moment.tzinfo is None:
+            yield part, f"The time {moment.isoformat(' ')} has no time zone; add one, for example +00:00 for UTC."
+            return
+    if newer is not None and older is not None and newer >= older:
+        yield (
+            "older_than",
+            f"No backup is newer than {format_time(newer)} and older than {format_time(older)}: exchange the two times.",
+        )
+
+
+def _show_backup(request: ShowBackupRequest) -> Iterator[Problem]:
+    others = {"SCHEMAS": request.schemas, "privileges": request.privileges, "debug_ids": request.debug_ids}
+    given = [name for name, asked in others.items() if asked]
+    if request.as_json and given:
+        yield "as_json", f"Option as_json shows stored manifests, which have no columns for {' and '.join(given)}; leave one out."
+    if request.incremental_location is not None and not request.check_files:
+        yield "incremental_location", "Option incremental_location is for check_files; nothing else is read there: leave it out."
 
 
 def _duplicates(target: Target) -> Iterator[Problem]:

@@ -14,7 +14,8 @@ from spanvault.errors import Damaged, NotFound, Permanent
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import Manifest
 from spanvault.model.target import DatabaseTarget
-from spanvault.observe.show_backup import show_backup, show_backups
+from spanvault.observe.show_backup import show_backup
+from spanvault.observe.show_backups import show_backups
 from spanvault.storage.local import LocalStorage
 from tests.kit.collections import PLANNED_AT, at, write_collection, write_compacted, write_layer, write_uncommitted
 

@@ -135,6 +135,13 @@ def test_options_of_a_wrong_name_or_form(options: str, parts: list[str]) -> None
         ("BACKUP DATABASE a, b, a INTO 'x'", "'a' is named twice"),
         ("BACKUP TABLE t, public.t INTO 'x'", "'public.t' is named twice"),
         ("SHOW BACKUPS IN 'x' WITH check_files", "it is an option of SHOW BACKUP"),
+        ("SHOW BACKUPS IN 'x' NEWER THAN '1d' NEWER THAN '2d'", "column 37: NEWER THAN is given twice"),
+        ("SHOW BACKUPS IN 'x' OLDER THAN '2d' NEWER THAN '1d'", "exchange the two times"),
+        ("SHOW BACKUPS IN 'x' OLDER THAN 7", "expected a time such as"),
+        ("SHOW BACKUPS IN 'x' OLDER THAN 'yesterday'", "expected a time such as"),
+        ("SHOW BACKUP SCHEMAS LATEST IN 'x' WITH as_json, debug_ids", "no columns for SCHEMAS and debug_ids"),
+        ("SHOW BACKUP LATEST IN 'x' WITH incremental_location = 'y'", "is for check_files"),
+        ("BACKUP INTO '20261122-143000.00-000003' IN 'x'", "by its path '2026/11/22-143000.00'"),
     ],
 )
 def test_parts_that_contradict_each_other(text: str, part: str) -> None:
@@ -204,8 +211,7 @@ def test_requests_that_come_without_a_statement_are_held_to_the_same_rules() -> 
         ("RESTORE SYSTEM USERS FROM LATEST IN 'x'", 9, refuse.SYSTEM_USERS),
         ("SHOW BACKUP IN 'x'", 6, refuse.SHOW_BACKUP_IN),
         ("SHOW BACKUP 'x' WITH check_files", 6, refuse.SHOW_BACKUP_IN),
-        ("SHOW BACKUP SCHEMAS FROM LATEST IN 'x'", 13, refuse.SHOW_SCHEMAS),
-        ("SHOW BACKUPS IN 'x' OLDER THAN '1d' NEWER THAN '2d'", 21, refuse.SHOW_FILTERS),
+        ("SHOW BACKUP SCHEMAS IN 'x'", 6, refuse.SHOW_BACKUP_IN),
     ],
 )
 def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column: int, reason: str) -> None:
@@ -220,10 +226,11 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL DEFERRED COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH remove_regions", "no regions"),
         ("RESTORE FROM LATEST IN 'x' WITH skip_missing_views", "missing objects"),
-        ("SHOW BACKUP LATEST IN 'x' WITH debug_ids", "as_json"),
         ("SHOW BACKUP LATEST IN 'x' WITH SKIP SIZE", "cost nothing"),
-        ("SHOW BACKUP LATEST IN 'x' WITH incremental_location = 'y'", "manifest says where its data is"),
-        ("SHOW BACKUPS IN 'x' WITH REVISION START TIME", "collection windows"),
+        ("SHOW BACKUP FILES FROM LATEST IN 'x'", "check_files"),
+        ("show backup ranges from latest in 'x'", "as_json"),
+        ("SHOW BACKUP VALIDATE FROM LATEST IN 'x'", "collection check"),
+        ("SHOW BACKUP CONNECTION 'x'", "storage check"),
         ("CREATE SCHEDULE s FOR BACKUP INTO 'x' RECURRING '@daily'", "schedule in Airflow"),
         ("SHOW SCHEDULES", "schedule in Airflow"),
         ("ALTER BACKUP SCHEDULE 1 EXECUTE IMMEDIATELY", "schedule in Airflow"),

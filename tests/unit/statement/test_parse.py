@@ -208,3 +208,37 @@ def test_show_backup(start: str) -> None:
     assert parse(f"{start} '2026/11/22-143000.00' IN 'file:///b'") == ShowBackupRequest(
         subdir="2026/11/22-143000.00", collection="file:///b"
     )
+
+
+def test_show_backup_schemas() -> None:
+    request = parse("show backup schemas from '20261122-143000.00-000003' in 'file:///b' with debug_ids, privileges")
+    assert request == ShowBackupRequest(
+        subdir="20261122-143000.00-000003", collection="file:///b", schemas=True, debug_ids=True, privileges=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("rest", "newer", "older"),
+    [
+        ("NEWER THAN '7d'", timedelta(days=7), None),
+        ("OLDER THAN '-90m'", None, timedelta(minutes=90)),
+        ("older than '1h30m' newer than '1d'", timedelta(days=1), timedelta(minutes=90)),
+    ],
+)
+def test_the_ages_of_show_backups_are_counted_back_from_now(rest: str, newer: timedelta | None, older: timedelta | None) -> None:
+    now = datetime(2026, 11, 22, 15, tzinfo=UTC)
+    assert parse(f"SHOW BACKUPS IN 'file:///b' {rest}", clock=lambda: now) == ShowBackupsRequest(
+        collection="file:///b", newer_than=newer and now - newer, older_than=older and now - older
+    )
+
+
+def test_show_backups_takes_times_also_to_come_and_options() -> None:
+    now = datetime(2026, 11, 22, 15, tzinfo=UTC)
+    text = "SHOW BACKUPS IN 'file:///b' NEWER THAN '2026-11-22 16:00+02:00' OLDER THAN '2027-01-01' WITH ids, REVISION START TIME"
+    assert parse(text, clock=lambda: now) == ShowBackupsRequest(
+        collection="file:///b",
+        newer_than=datetime(2026, 11, 22, 14, tzinfo=UTC),
+        older_than=datetime(2027, 1, 1, tzinfo=UTC),
+        ids=True,
+        revision_start_time=True,
+    )

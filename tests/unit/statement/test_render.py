@@ -113,8 +113,25 @@ restores = st.builds(
     ),
 )
 shows = st.one_of(
-    st.builds(ShowBackupsRequest, collection=uris),
-    st.builds(ShowBackupRequest, subdir=subdirs, collection=uris, check_files=st.booleans(), as_json=st.booleans()),
+    st.builds(
+        ShowBackupsRequest,
+        collection=uris,
+        newer_than=st.none() | times,
+        older_than=st.none() | times,
+        ids=st.booleans(),
+        revision_start_time=st.booleans(),
+    ),
+    st.builds(
+        ShowBackupRequest,
+        subdir=subdirs,
+        collection=uris,
+        schemas=st.booleans(),
+        privileges=st.booleans(),
+        debug_ids=st.booleans(),
+        check_files=st.booleans(),
+        as_json=st.booleans(),
+        incremental_location=st.none() | uris.filter(lambda uri: "\0" not in uri),
+    ),
 )
 
 
@@ -240,6 +257,7 @@ def test_the_redacted_form_shows_no_secret(uri: str) -> None:
         RestoreRequest(collection="file:///b", options=RestoreOptions(incremental_location=uri)),
         ShowBackupsRequest(collection=uri),
         ShowBackupRequest(collection=uri),
+        ShowBackupRequest(collection="file:///b", check_files=True, incremental_location=uri),
     ]
     for request in requests:
         assert "hunter2" in render(request)

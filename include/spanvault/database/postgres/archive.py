@@ -29,7 +29,7 @@ Section = Literal["pre-data", "post-data"]
 _HEADER = re.compile(
     r"^--\n-- TOC entry (?P<id>\d+) \(class (?P<catalog>\d+) OID (?P<oid>\d+)\)\n"
     r"(?:-- Dependencies: (?P<deps>[\d ]+)\n)?"
-    r"-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: .*\n"
+    r"-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: (?P<owner>.*)\n"
     r"(?:-- Data Pos: \d+\n)?--\n",
     re.MULTILINE,
 )
@@ -47,7 +47,8 @@ _SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_securit
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry: `id` names it within its archive, `depends` other entries; `sql` makes the object."""
+    """One entry: `id` names it within its archive, `depends` other entries; `sql` makes the object. `owner` is there if
+    the archive was read with owners, and the object has one."""
 
     id: int
     section: Section
@@ -58,6 +59,7 @@ class Entry:
     name: str
     depends: tuple[int, ...]
     sql: str
+    owner: str | None = None
 
     @property
     def identity(self) -> tuple[str, str | None, str]:
@@ -147,10 +149,10 @@ def _section(archive: Path, section: Section, owners: bool) -> Iterator[Entry]:
             headers.append(match)
     if missing:
         raise Damaged(f"The schema archive cannot be understood: entry {min(missing)} is listed and not there.")
-    return _entries(script, headers, section)
+    return _entries(script, headers, section, owners)
 
 
-def _entries(script: str, headers: list[re.Match[str]], section: Section) -> Iterator[Entry]:
+def _entries(script: str, headers: list[re.Match[str]], section: Section, owners: bool) -> Iterator[Entry]:
     method = _ACCESS_METHOD.search(script[: headers[0].start()]) if headers else None
     for position, header in enumerate(headers):
         end = headers[position + 1].start() if position + 1 < len(headers) else len(script)
@@ -168,6 +170,7 @@ def _entries(script: str, headers: list[re.Match[str]], section: Section) -> Ite
             name=header["name"],
             depends=tuple(dict.fromkeys(int(number) for number in (header["deps"] or "").split())),
             sql=prefix + statement,
+            owner=header["owner"] if owners and header["owner"] not in {"", "-"} else None,
         )
         method = following or method
 
