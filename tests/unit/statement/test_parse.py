@@ -228,7 +228,7 @@ def test_show_backup_schemas() -> None:
 def test_the_ages_of_show_backups_are_counted_back_from_now(rest: str, newer: timedelta | None, older: timedelta | None) -> None:
     now = datetime(2026, 11, 22, 15, tzinfo=UTC)
     assert parse(f"SHOW BACKUPS IN 'file:///b' {rest}", clock=lambda: now) == ShowBackupsRequest(
-        collection="file:///b", newer_than=newer and now - newer, older_than=older and now - older
+        collection="file:///b", newer_than=now - newer if newer else None, older_than=now - older if older else None
     )
 
 
