@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from spanvault.backup.context import Run
+from spanvault.backup.exclusion import phrases, with_exclusions
 from spanvault.backup.plan import select_tables, takes_whole
 from spanvault.collection.layout import object_key, schema_dump_path
 from spanvault.config.clusters import Endpoint
@@ -53,9 +54,10 @@ class CapturedDatabase:
         tables = read_tables(query)
         named = {table.oid for table in select_tables(target, self.name, connected, tables)}
         self.types_version = types_version(query)
-        self.tables = tuple(table for table in tables if table.oid in named | known)
+        own = (table for table in tables if table.oid in named | known)
+        self.tables = with_exclusions(query, run.cluster, self.name, own)
         self.views: tuple[View, ...] = read_views(query)
-        self.omitted: tuple[str, ...] = omissions(query, whole=takes_whole(target))
+        self.omitted: tuple[str, ...] = (*omissions(query, whole=takes_whole(target)), *phrases(self.tables))
         self.catalogs = catalog_fingerprint(query)
         self.schema_dump: ObjectReference
         self._properties = read_database(query)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from spanvault.backup.captured import query_of
 from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.comments import comments_of
 from spanvault.database.postgres.connect import connect
 from spanvault.errors import BadInput
 from spanvault.model.locality import Locality
@@ -17,14 +18,6 @@ from spanvault.model.schema import Table
 TableKey = tuple[str, int]
 
 _WORD = re.compile(r"(?<!\S)spanvault\.locality=(\S+)")
-_COMMENTS = """
-SELECT c.oid::int8,
-       array_remove(ARRAY[pg_catalog.obj_description(c.oid, 'pg_class')]
-         || ARRAY(SELECT pg_catalog.obj_description(a.relid, 'pg_class')
-                  FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY a (relid, place) WHERE a.place > 1
-                  ORDER BY a.place)
-         || pg_catalog.obj_description(c.relnamespace, 'pg_namespace'), NULL)
-FROM pg_catalog.pg_class c WHERE c.relkind = 'r'"""
 
 
 def table_localities(cluster: Cluster, databases: Iterable[PlannedDatabase]) -> dict[TableKey, Locality]:
@@ -34,7 +27,7 @@ def table_localities(cluster: Cluster, databases: Iterable[PlannedDatabase]) -> 
     for planned in databases:
         name = planned.database.name
         with connect(cluster.primary, name, purpose="plan") as connection:
-            comments = {int(oid): texts for oid, texts in query_of(connection)(_COMMENTS)}
+            comments = comments_of(query_of(connection))
         for table in planned.database.tables:
             place = cluster.placed(name, table.schema_name, table.name) or _told(name, table, comments.get(table.oid, ()))
             if place is not None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from spanvault.backup.assign import assign
 from spanvault.backup.captured import query_of
+from spanvault.backup.exclusion import with_exclusions
 from spanvault.backup.execution import require_nodes, require_readable_there
 from spanvault.backup.placement import table_localities
 from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
@@ -181,10 +182,11 @@ def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Ow
     with connect(cluster.primary, name, purpose="plan") as connection:
         query = query_of(connection)
         database = read_database(query)
-        tables = select_tables(request.target, name, cluster.primary.database, read_tables(query))
+        named = select_tables(request.target, name, cluster.primary.database, read_tables(query))
+        tables = with_exclusions(query, cluster, name, named)
         protection = hold(connection, owner, name, database.oid, tables, wait_seconds)
         # Shapes are read again behind the wait: from here on every change is in the log.
-        tables = read_tables(query, [table.oid for table in tables])
+        tables = with_exclusions(query, cluster, name, read_tables(query, [table.oid for table in tables]))
         return PlannedDatabase(
             database=database.model_copy(update={"tables": tables}),
             protection=protection,

@@ -23,7 +23,7 @@ PASSED_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "s
 _T = TypeVar("_T")
 
 _NODE_FIELDS = frozenset({"name", "conn_id", "locality", "max_connections", "rate_limit"})
-_CLUSTER_FIELDS = frozenset({"nodes", "pool", "placement", "queues", "max_replay_lag", "max_active"})
+_CLUSTER_FIELDS = frozenset({"nodes", "pool", "placement", "exclude_data", "queues", "max_replay_lag", "max_active"})
 
 
 class Endpoint(Value):
@@ -63,8 +63,12 @@ class Placement(Value):
 
     def covers(self, database: str, schema: str, table: str) -> bool:
         """Whether the table is meant."""
-        parts = zip(self.tables.split("."), (database, schema, table), strict=True)
-        return all(re.fullmatch(re.escape(part).replace(r"\*", ".*"), name, re.DOTALL) for part, name in parts)
+        return _covers(self.tables, database, schema, table)
+
+
+def _covers(tables: str, *names: str) -> bool:
+    parts = zip(tables.split("."), names, strict=True)
+    return all(re.fullmatch(re.escape(part).replace(r"\*", ".*"), name, re.DOTALL) for part, name in parts)
 
 
 class QueueRule(Value):
@@ -75,7 +79,8 @@ class QueueRule(Value):
 
 
 class Cluster(Value):
-    """A named cluster; the first endpoint is where planning and protection start (the primary).
+    """A named cluster; the first endpoint is where planning and protection start (the primary). `exclude_data` names the
+    tables whose rows are in no backup, as in Placement.
 
     A node is left alone for a while when it, or of the primary the worst of its standbys, lags by more than `max_replay_lag`
     seconds, or when more than `max_active` sessions of others are at work on it. None: however it is.
@@ -84,6 +89,7 @@ class Cluster(Value):
     name: str
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
     placement: tuple[Placement, ...] = ()
+    exclude_data: tuple[str, ...] = ()
     queues: tuple[QueueRule, ...] = ()
     max_replay_lag: float | None = None
     max_active: int | None = None
@@ -100,6 +106,10 @@ class Cluster(Value):
     def placed(self, database: str, schema: str, table: str) -> Locality | None:
         """Where the table belongs by the first placement that covers it; None if none does."""
         return next((rule.locality for rule in self.placement if rule.covers(database, schema, table)), None)
+
+    def excludes(self, database: str, schema: str, table: str) -> bool:
+        """Whether clusters.yaml leaves the table's rows out of backups."""
+        return any(_covers(tables, database, schema, table) for tables in self.exclude_data)
 
     def queue_of(self, locality: Locality | str) -> str | None:
         """The queue of the workers in that locality: of the rules whose tiers all are its, the one with the most; None
@@ -153,6 +163,7 @@ def load_cluster(path: Path, name: str, connections: ConnectionResolver) -> Clus
         name=name,
         endpoints=endpoints,
         placement=tuple(_placements(entry, where)),
+        exclude_data=_excluded(entry, where),
         queues=tuple(_queues(entry, where)),
         max_replay_lag=None if lag is None else _read_as(parse_duration, lag, f"{where}: max_replay_lag").total_seconds(),
         max_active=_count(entry.get("max_active"), f"{where}: max_active"),
@@ -207,6 +218,13 @@ def _endpoint(node: object, where: str, connections: ConnectionResolver) -> Endp
     )
     limit = None if rate is None else _count(_read_as(parse_bytes, rate, f"{where}: rate_limit"), f"{where}: rate_limit")
     return endpoint.model_copy(update={"max_connections": most, "rate_limit": limit})
+
+
+def _excluded(entry: dict[str, Any], where: str) -> tuple[str, ...]:
+    listed = entry.get("exclude_data") or []
+    if not isinstance(listed, list) or not all(isinstance(text, str) and len(text.split(".")) == 3 for text in listed):
+        raise BadInput(f"{where}: `exclude_data` is a list of tables, each as database.schema.table, with * for any.")
+    return tuple(listed)
 
 
 def _placements(entry: dict[str, Any], where: str) -> Iterator[Placement]:

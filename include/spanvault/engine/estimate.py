@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spanvault.backup.captured import query_of
+from spanvault.backup.exclusion import with_exclusions
 from spanvault.backup.plan import batches_of, databases_of, select_tables, span_size, spans_of
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.catalog import read_database, read_tables, user_databases
@@ -33,7 +34,8 @@ def estimate(context: Context, cluster: Cluster, request: BackupRequest) -> Resu
         with connect(cluster.primary, name, purpose="estimate") as connection:
             query = query_of(connection)
             tables = select_tables(request.target, name, cluster.primary.database, read_tables(query))
-            databases.append(read_database(query).model_copy(update={"tables": tables}))
+            marked = with_exclusions(query, cluster, name, tables)
+            databases.append(read_database(query).model_copy(update={"tables": marked}))
     stored = [table for database in databases for table in database.tables if table.capture != "none"]
     spans = [span for database in databases for span in spans_of(database, span_size(databases, request.options.span_bytes))]
     labels = {(database.name, table.oid): table.name for database in databases for table in database.tables}

@@ -53,6 +53,19 @@ def test_the_queues_of_all_clusters_each_once(tmp_path: Path) -> None:
     assert cluster_queues(file) == [("region=eu", "eu"), ("region=us", "us")]
 
 
+def test_tables_are_excluded_by_patterns_that_cover_whole_names(tmp_path: Path) -> None:
+    cluster = load(tmp_path, f"nodes: [{NODE}], exclude_data: ['shop.public.log', '*.*.tmp_*']")
+    named = [
+        ("shop", "public", "log"),
+        ("shop", "public", "log2"),
+        ("other", "public", "log"),
+        ("a.b", "c", "tmp_\n"),
+        ("a", "b", "tmp"),
+    ]
+    assert [cluster.excludes(*names) for names in named] == [True, False, False, True, False]
+    assert not load(tmp_path, f"nodes: [{NODE}]").excludes("shop", "public", "log")
+
+
 def test_the_first_placement_that_covers_a_table_counts(tmp_path: Path) -> None:
     rules = "[{tables: 'shop.public.*_eu', locality: region=eu}, {tables: 'shop.*.*', locality: region=us}]"
     cluster = load(tmp_path, f"nodes: [{NODE}], placement: {rules}")
@@ -80,6 +93,8 @@ def test_the_first_placement_that_covers_a_table_counts(tmp_path: Path) -> None:
         (f"nodes: [{NODE}], queues: {{locality: region=eu, queue: q}}", "`queues` is a list in which each entry has `queue` and"),
         (f"nodes: [{NODE}], queues: [{{locality: ' ', queue: q}}]", "queues: ' ' is no locality"),
         (f"nodes: [{NODE}], placement: [{{tables: orders, locality: region=eu}}]", "write tables as database.schema.table"),
+        (f"nodes: [{NODE}], exclude_data: [orders]", "`exclude_data` is a list of tables, each as database.schema.table"),
+        (f"nodes: [{NODE}], exclude_data: a.b.c", "`exclude_data` is a list of tables"),
         (f"nodes: [{NODE}], placement: [{{tables: a.b.c, locality: eu}}]", "placement: Locality 'eu': tier must be"),
     ],
 )

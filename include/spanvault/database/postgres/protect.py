@@ -41,7 +41,8 @@ def hold(
     """Make or take over the protection of the connected database and return it with a safe start position.
 
     Idempotent. Every table of `tables` whose changes the log tells is in the publication afterwards. Others that were are
-    left alone (an older chain may need them), but for those that lost their identity: they leave at once. The DDL log is in
+    left alone (an older chain may need them), but for those that lost their identity and those whose rows are excluded from
+    backups: they leave at once. The DDL log is in
     it too, where there is one. A slot that the
     server has given up, or that outlived its publication, is made anew, as the log in between cannot be had, and so is a
     publication whose options somebody altered; a chain that is to go on is tested by `check` before this.
@@ -53,7 +54,7 @@ def hold(
     logged = [table for table in tables if table.logged]
     state = read_slot(connection, slot)  # before the look at the publication, which is always made first
     if publications.usable(connection, publication):
-        publications.publish(connection, publication, logged)
+        publications.publish(connection, publication, logged, {table.oid for table in tables if table.excluded})
     else:
         if state is not None and not foreign(connection, state):
             drop_slot(connection, slot)  # a slot must never be older than its publication

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -99,10 +99,11 @@ def create(connection: Connection, publication: str, tables: Sequence[Table]) ->
         publish(connection, publication, tables)
 
 
-def publish(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
+def publish(connection: Connection, publication: str, tables: Sequence[Table], excluded: Collection[int] = ()) -> None:
     """Let these tables join the publication; those that are in it already, whole, stay as they are.
 
-    Tables that lost their identity leave it at once, whoever published them: they make the application's UPDATEs fail.
+    Tables that lost their identity leave it at once, whoever published them: they make the application's UPDATEs fail. So do
+    those of the OIDs `excluded`, whose changes nobody wants.
     One that somebody published in part (a row filter, a column list) joins anew. Raises Busy, BadInput.
     """
     found = {
@@ -114,7 +115,7 @@ def publish(connection: Connection, publication: str, tables: Sequence[Table]) -
         )
     }
     present = read_tables(lambda text: connection.execute(text.encode()).fetchall(), found)
-    leaving = [table for table in present if not table.logged or not found[table.oid]]
+    leaving = [table for table in present if not table.logged or not found[table.oid] or table.oid in excluded]
     leave(connection, publication, leaving)
     stay = {table.oid for table in present} - {table.oid for table in leaving}
     joining = [table for table in tables if table.oid not in stay]
