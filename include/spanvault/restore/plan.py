@@ -34,12 +34,13 @@ _ROOT = re.compile(r"\)\s*PARTITION BY [^;]*;\s*\Z")
 
 class DatabaseRestore(Value):
     """One database of a restore. `whole`: it is made from nothing; else objects are added to an existing one.
-    `tables` are the OIDs of tables whose rows are restored."""
+    `tables` are the OIDs of tables whose rows are restored, `excluded` of those whose rows are excluded from backups."""
 
     source: str
     target: str
     whole: bool
     tables: tuple[int, ...]
+    excluded: tuple[int, ...] = ()
 
 
 class RestorePlan(Value):
@@ -88,6 +89,7 @@ def make_plan(
         *_left_out(resolved, missing, request),
         *_not_at_cut(resolved, at_cut, databases, request),
         *_not_in_parts(manifest, databases),
+        *_without_rows(manifest, databases),
     )
     origins = {(one.source, oid): at_cut.origins[one.source, oid] for one in databases for oid in one.tables}
     # The list of large objects is restored with the schema: pages need the objects.
@@ -116,6 +118,16 @@ def _not_in_parts(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> I
         what += [f"rows of configuration tables ({few(names, SHOWN)})"] if names else []
         if what:
             yield f"Of {database.source} no {' and no '.join(what)} are restored: these come with whole databases only."
+
+
+def _without_rows(manifest: Manifest, databases: Sequence[DatabaseRestore]) -> Iterator[str]:
+    """The tables that are restored empty, by the will of their owner."""
+    for database in databases:
+        entry = manifest.database(database.source)
+        tables = entry.database.tables if entry else ()
+        names = [table.qualified for table in tables if table.oid in database.excluded]
+        if names:
+            yield f"Of {database.source} restored empty, as their rows are excluded from backups: {few(names, SHOWN)}."
 
 
 def layers_of(resolved: Resolved) -> tuple[str, ...]:
@@ -205,7 +217,8 @@ def _databases(
 
 def _whole(database: ManifestDatabase, target: str) -> DatabaseRestore:
     oids = tuple(table.oid for table in database.tables)
-    return DatabaseRestore(source=database.database.name, target=target, whole=True, tables=oids)
+    excluded = tuple(table.oid for table in database.database.tables if table.excluded)
+    return DatabaseRestore(source=database.database.name, target=target, whole=True, tables=oids, excluded=excluded)
 
 
 def _backed_up_whole(manifest: Manifest, name: str) -> ManifestDatabase:
@@ -243,9 +256,11 @@ def _partial(
             if own and (source, pattern.schema_name, pattern.name) not in refused:
                 _check_pattern(manifest, database, pattern, entries, whole_schema=isinstance(target, SchemaTarget))
         chosen = select(entries, _chooser(manifest, target, source, connected_to), grants=False).entries
-        tables = tuple(_tables_with_rows(database, chosen, manifest.subdir))
+        empty = {table.oid for table in database.database.tables if table.excluded}
+        excluded = tuple(entry.oid for entry in chosen if entry.kind == "TABLE" and entry.oid in empty)
+        tables = tuple(_tables_with_rows(database, (one for one in chosen if one.oid not in empty), manifest.subdir))
         into = request.options.into_db or source
-        yield DatabaseRestore(source=source, target=into, whole=False, tables=tables)
+        yield DatabaseRestore(source=source, target=into, whole=False, tables=tables, excluded=excluded)
 
 
 def _patterns(target: SchemaTarget | TableTarget) -> tuple[TablePattern, ...]:
