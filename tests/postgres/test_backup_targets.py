@@ -9,11 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from spanvault.config.clusters import Cluster
+from spanvault.config.settings import Settings
 from spanvault.embedded.postgres import PostgresServer
+from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
+from spanvault.engine.restore_local import run_restore
 from spanvault.errors import NotFound
 from spanvault.model.manifest import Manifest
-from spanvault.model.request import BackupOptions
+from spanvault.model.request import BackupOptions, BackupRequest, RestoreOptions, RestoreRequest
 from spanvault.model.target import ClusterTarget, SchemaTarget, TablePattern, TableTarget, Target
 from tests.kit.faults import Faults
 from tests.kit.harness import Backup
@@ -37,7 +41,21 @@ TARGETS: dict[str, tuple[Target, set[str]]] = {
     "table": (TableTarget(patterns=(TablePattern(name="t"), TablePattern(schema_name="s", name="b"))), {"public.t", "s.b"}),
     "wildcard": (TableTarget(patterns=(TablePattern(schema_name="s"),)), {"s.a", "s.b"}),
     "view": (TableTarget(patterns=(TablePattern(name="v"), TablePattern(name="t"))), {"public.t"}),
+    "partitioned": (TableTarget(patterns=(TablePattern(name="p"),)), {"public.p1", "s.p2_1", "s.p2_2"}),
+    "partition": (TableTarget(patterns=(TablePattern(schema_name="s", name="p2"),)), {"s.p2_1", "s.p2_2"}),
+    "inherited": (TableTarget(patterns=(TablePattern(name="parent"),)), {"public.parent", "s.child", "s.grandchild"}),
 }
+FAMILIES = """
+    create table p (id int primary key) partition by range (id);
+    create table p1 partition of p for values from (0) to (10);
+    create table s.p2 partition of p for values from (10) to (30) partition by range (id);
+    create table s.p2_1 partition of s.p2 for values from (10) to (20);
+    create table s.p2_2 partition of s.p2 for values from (20) to (30);
+    insert into p select generate_series(1, 29);
+    create table parent (id int primary key); insert into parent values (1);
+    create table s.child (primary key (id)) inherits (parent); insert into s.child values (2);
+    create table s.grandchild (primary key (id)) inherits (s.child); insert into s.grandchild values (3);
+"""
 
 
 @pytest.mark.parametrize(("target", "expected"), TARGETS.values(), ids=TARGETS)
@@ -46,6 +64,8 @@ def test_targets(database: TestDatabase, tmp_path: Path, target: Target, expecte
         "create table t (id int primary key); insert into t values (1), (2); create view v as select * from t;"
         "create schema s; create table s.a (id int primary key); create table s.b (x int); insert into s.b values (3)"
     )
+    if expected & {"s.p2_1", "s.child"}:
+        database.execute(FAMILIES)
     backup = Backup(database, tmp_path, target=target)
     backup.at = {"export.all": lambda: database.execute("insert into t values (7); insert into s.a values (8)")}
     manifest = backup.take()
@@ -53,6 +73,27 @@ def test_targets(database: TestDatabase, tmp_path: Path, target: Target, expecte
     for name in expected:
         schema, _, table = name.partition(".")
         assert backup.rows(manifest, table, schema) == backup.source_rows(table, schema)
+
+
+def test_a_partitioned_tables_name_means_its_partitions_all_along(database: TestDatabase, tmp_path: Path) -> None:
+    """Also one that is attached between two backups, and from the statement to the restored rows."""
+    database.execute("create schema s;" + FAMILIES)
+    (node,) = database.cluster.endpoints
+    cluster, context = Cluster(name="c", endpoints=(node,)), Context(settings=Settings())
+    target = TableTarget(patterns=(TablePattern(name="p"), TablePattern(name="parent")))
+    into = f"file://{tmp_path}"
+    run_backup(context, cluster, BackupRequest(target=target, into=into), processes=False)
+    database.execute(
+        "create table p3 (id int primary key); insert into p3 values (35);"
+        "alter table p attach partition p3 for values from (30) to (40);"
+        "insert into p values (36); insert into s.grandchild values (4); delete from p where id = 15"
+    )
+    run_backup(context, cluster, BackupRequest(target=target, into=into, append="LATEST"), processes=False)
+    with fresh_database(database.server) as other:
+        options = RestoreOptions(into_db=other.name)
+        run_restore(context, cluster, RestoreRequest(target=target, collection=into, options=options), processes=False)
+        for query in ("select id from p order by id", "select id, tableoid::regclass::text from parent order by id"):
+            assert other.execute(query) == database.execute(query)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,13 @@ def select_tables(target: Target, database: str, connected: str, tables: Iterabl
         schemas = {schema for name, schema in target.names if (name or connected) == database}
         return tuple(table for table in tables if table.schema_name in schemas)
     patterns = [pattern for pattern in target.patterns if (pattern.database or connected) == database]
-    return tuple(table for table in tables if any(matches(pattern, table.schema_name, table.name) for pattern in patterns))
+    return tuple(table for table in tables if any(_means(pattern, table) for pattern in patterns))
+
+
+def _means(pattern: TablePattern, table: Table) -> bool:
+    """Whether the pattern names the table, or one whose rows its rows are in PostgreSQL's eyes."""
+    named = pattern.name is not None and any(matches(pattern, *above) for above in table.below)
+    return named or matches(pattern, table.schema_name, table.name)
 
 
 def matches(pattern: TablePattern, schema: str, name: str) -> bool:

@@ -85,6 +85,8 @@ class Table(Value):
     row (REPLICA IDENTITY FULL without a key), `exact` for one read under the seal's snapshot each time, `none` for schema
     only.
     `attributes_version` changes with every change to a column's catalog entry, also one that was changed back.
+    `below` are the tables, as (schema, name), that it is a partition of or inherits from, over all levels: who names one of
+    them means its rows too.
     `excluded`: by the will of its owner its rows are in no backup, so that `capture` is `none`.
     `extension` is set of an extension's configuration table, which CREATE EXTENSION makes.
 
@@ -101,6 +103,7 @@ class Table(Value):
     capture: Literal["log", "count", "exact", "none"]
     persistence: Literal["p", "u"] = "p"
     is_partition: bool = False
+    below: tuple[tuple[str, str], ...] = ()
     filenode: int = 0
     pages: int = 0
     bytes: int = 0

@@ -60,7 +60,13 @@ TABLE_FIELDS = """c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.r
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)::text,
        (SELECT pg_catalog.string_agg(a.attnum || ':' || a.xmin, ',' ORDER BY a.attnum)
-        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0)"""
+        FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
+       (WITH RECURSIVE above (oid) AS (
+            SELECT h.inhparent FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid
+            UNION SELECT h.inhparent FROM above JOIN pg_catalog.pg_inherits h ON h.inhrelid = above.oid)
+        SELECT pg_catalog.json_agg(pg_catalog.json_build_array(s.nspname, k.relname) ORDER BY s.nspname, k.relname)
+        FROM above JOIN pg_catalog.pg_class k ON k.oid = above.oid
+        JOIN pg_catalog.pg_namespace s ON s.oid = k.relnamespace)::text"""
 TABLE_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 {_KEY}
 WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION}"""
@@ -137,6 +143,7 @@ def table_of(row: Sequence[Any]) -> Table:
         bytes=row[8],
         estimated_rows=row[9],
         attributes_version=row[13] or "",
+        below=tuple((schema, name) for schema, name in json.loads(row[14] or "[]")),
     )
 
 
