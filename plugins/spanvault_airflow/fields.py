@@ -19,6 +19,7 @@ SAFE_PLACES: Final = rf"^\s*{_URI}(\s*\n\s*{_URI})*\s*$"
 _SAFE_KEY: Final = SAFE_URI.replace("://", ":///", 1)
 _TIERS: Final = r"^$|^\s*[^,=\s]+=[^,=\s]+\s*(,\s*[^,=\s]+=[^,=\s]+\s*)*$"
 _SUBDIR: Final = r"^(LATEST|/?\d{4}/\d{2}/\d{2}-\d{6}\.\d{2}/?)$"
+_SUBDIR_OR_ID: Final = r"^(LATEST|/?\d{4}/\d{2}/\d{2}-\d{6}\.\d{2}/?|\d{8}-\d{6}\.\d{2}-\d{6})$"
 DURATION: Final = r"^(none|([0-9]+(\.[0-9]+)?[dhms])+)$"
 
 _REFERENCE: Final = r"^$|^connection:.+$|^variable:.+$|^env:[A-Za-z_][A-Za-z0-9_]*$"
@@ -120,9 +121,11 @@ def execution_locality_field(default: str, what: str) -> Param:
     )
 
 
-def subdir(what: str) -> Param:
-    """A backup of the collection."""
-    return Param("LATEST", type="string", pattern=_SUBDIR, title="Backup", description_md=what, section=WHERE)
+def subdir(what: str, *, ids: bool = False) -> Param:
+    """A chain of the collection; with `ids` also a single backup by its ID."""
+    return Param(
+        "LATEST", type="string", pattern=_SUBDIR_OR_ID if ids else _SUBDIR, title="Backup", description_md=what, section=WHERE
+    )
 
 
 def target_fields(verb: str) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str, e
     """The form of a restore."""
     return {
         "collection": places(into, "Where the backup is."),
-        "subdir": subdir("The backup's path as SHOW BACKUPS lists it, or `LATEST`."),
+        "subdir": subdir("The backup's path or ID as SHOW BACKUPS lists it, or `LATEST`.", ids=True),
         "as_of": Param(
             None,
             type=["null", "string"],
