@@ -33,6 +33,7 @@ from spanvault.model.request import (
     RestoreOptions,
     RestoreRequest,
     ShowBackupRequest,
+    ShowBackupsRequest,
 )
 from spanvault.model.target import DatabaseTarget
 from tests.kit.harness import Notes
@@ -154,7 +155,9 @@ def test_a_place_that_is_not_given_is_asked_for(spread: Spread) -> None:
             spread.restored(given)
         notes = Notes()
         context = replace(spread.context, progress=notes)
-        assert execute(context, ShowBackupRequest(collection=given), cluster=None).rows
+        (listed,) = execute(context, ShowBackupsRequest(collection=given, ids=True), cluster=None).dicts()
+        shown = ShowBackupRequest(collection=given, subdir=str(listed["id"]), schemas=True)
+        assert execute(context, shown, cluster=None).rows
         assert [note for note in notes.notes if "not in the locations given" in note and missing in note]
 
 
