@@ -64,8 +64,23 @@ def in_processes(
 def warm_up() -> None:
     """Let the workers' template import the engine while this process still plans: it takes a second or more."""
     _prepared()
-    with _interrupts_ignored():
+    with _interrupts_ignored(), _own_modules_only():
         forkserver.ensure_running()
+
+
+@contextmanager
+def _own_modules_only() -> Iterator[None]:
+    """A Python that is begun here does not look for modules in the current folder, which may hold anybody's: multiprocessing
+    begins the template with `-c`, which puts that folder first (PYTHONSAFEPATH, Python 3.11)."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager

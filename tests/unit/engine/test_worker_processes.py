@@ -107,3 +107,32 @@ def test_workers_are_given_the_opened_chains(tmp_path: Path) -> None:
     read: list[bytes] = []
     in_processes(context, 1, read_plan, [(uri, subdir)], lambda _, plan: read.append(plan))
     assert read == [b"the plan"]
+
+
+FOREIGN = """
+import os, sys
+from spanvault.engine.context import Context
+from spanvault.engine.worker_pool import in_processes
+
+def path(context):
+    return sys.path, os.environ.get("PYTHONSAFEPATH")
+
+if __name__ == "__main__":
+    in_processes(Context(), 1, path, [()], lambda _, found: print(found))
+"""
+
+
+def test_workers_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    """Not even where the clone of the project is: its folder has the package's name."""
+    folder, script = tmp_path / "current", tmp_path / "elsewhere" / "main.py"
+    (folder / "spanvault").mkdir(parents=True)
+    for module in ("pyarrow", "signal"):
+        (folder / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise ImportError('foreign')")
+    script.parent.mkdir()
+    script.write_text(FOREIGN)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    ended = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not (tmp_path / "ran").exists()
+    assert str(folder) not in ended.stdout
+    assert ended.stdout.rstrip().endswith("None)"), "what is started later is started as ever"
