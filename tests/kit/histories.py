@@ -72,7 +72,8 @@ class Held:
 class History:
     """A database that is written to while backups of it are taken, killed and merged; then the backups are compared.
 
-    `log` tells what happened, for the message of a failure.
+    `log` tells what happened, for the message of a failure. `pause` is how long each writer rests between transactions (s, on
+    average): the slower the machine, the more is written beside a backup, which takes the longer for it.
     """
 
     database: TestDatabase
@@ -80,6 +81,7 @@ class History:
     folder: Path
     seed: int
     crash: Callable[[], None] | None = None
+    pause: float = 0.015
     log: list[str] = field(default_factory=list)
     compared: int = 0
     left_out: int = 0
@@ -87,7 +89,7 @@ class History:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
-        self.writers = Writers(self.database, self.seed)
+        self.writers = Writers(self.database, self.seed, pause=self.pause)
         self.backup = Backup(self.database, self.folder, options=BackupOptions(span_bytes=96 << 10, workers=1))
 
     def run(self, steps: int) -> None:

@@ -24,7 +24,7 @@ def archiving() -> Iterator[tuple[PostgresServer, Recovery]]:
 def test_cuts_equal_postgresqls_own_recovery(archiving: tuple[PostgresServer, Recovery], tmp_path: Path, seed: int) -> None:
     server, recovery = archiving
     with fresh_database(server) as database:
-        history = History(database, recovery, tmp_path / "collection", seed)
+        history = History(database, recovery, tmp_path / "collection", seed, pause=0.05)
         history.run(steps=3)
         history.compare(4, tables=4)
     recovery.close()
