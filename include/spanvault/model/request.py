@@ -131,10 +131,16 @@ class BackupRequest(Value):
 
 class RestoreOptions(Value):
     """The options of RESTORE, named as in CockroachDB where it has them. `strict` refuses to take anything from another
-    position than the restore's cut; `skip_unrestorable_tables` leaves out the tables that the cut has no rows of."""
+    position than the restore's cut; `skip_unrestorable_tables` leaves out the tables that the cut has no rows of. The others
+    of that name leave out what needs something that is neither restored nor in the target."""
 
     strict: bool = False
     skip_unrestorable_tables: bool = False
+    skip_missing_foreign_keys: bool = False
+    skip_missing_sequences: bool = False
+    skip_missing_sequence_owners: bool = False
+    skip_missing_views: bool = False
+    skip_missing_udfs: bool = False
     incremental_location: str | None = None
     new_db_name: str | None = None
     into_db: str | None = None

@@ -14,6 +14,7 @@ from spanvault.database.postgres.target import (
     find_record,
     forget,
     one_at_a_time,
+    role_names,
     set_state,
     units_done,
 )
@@ -21,9 +22,10 @@ from spanvault.errors import Refused
 from spanvault.model.schema import LARGE_OBJECT_LIST
 from spanvault.model.sentences import few
 from spanvault.restore.batches import table_of
+from spanvault.restore.decide import present_in
 from spanvault.restore.origin import SHOWN, AtCut
 from spanvault.restore.plan import DatabaseRestore
-from spanvault.restore.schema import present_in
+from spanvault.restore.role_names import missing_roles
 from spanvault.restore.work import Work, local_archive
 
 
@@ -54,7 +56,7 @@ def finish_restore(work: Work) -> int | None:
 def _finish(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:
     _check_units(work, database, connection)
     with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
-        by_id = {entry.id: entry for entry in read_archive(archive)}
+        by_id = {entry.id: entry for entry in read_archive(archive, owners=work.plan.grants)}
         entries = [by_id[number] for number in record.entries]
         _post_data(work, database, connection, record, archive, entries)
     source = work.source(database.source)
@@ -116,7 +118,8 @@ def _post_data(
             wanted,
             section="post-data",
             jobs=work.plan.request.options.workers,
-            with_grants=work.plan.grants,
+            # pg_restore sets owners of all or of none: statistics and the like then belong to the role that restores.
+            with_grants=work.plan.grants and not missing_roles(wanted, role_names(connection)),
             purpose=work.finishing,
         )
         work.progress.advance(units=len(wanted))

@@ -5,6 +5,7 @@ The same layers, cut and request give the same plan in any process: steps hand e
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -23,12 +24,15 @@ from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget
 from spanvault.restore.batches import LoadBatch, batches_of, load_units
 from spanvault.restore.origin import SHOWN, AtCut, Missing, Origin, TableKey
-from spanvault.restore.selective import RELATIONS, Selection, select, select_all
+from spanvault.restore.selective import RELATIONS, select
+from spanvault.statement.words import name_text
 
 Archives = Callable[[str], Sequence[Entry]]
 Histories = Callable[[Mapping[TableKey, Origin]], Mapping[TableKey, TableHistory]]
 Chooser = Callable[[Entry], bool]
 
+# What RESTORE TABLE names: in PostgreSQL, too, sequences are relations.
+_NAMED = RELATIONS | {"SEQUENCE"}
 _ROOT = re.compile(r"\)\s*PARTITION BY [^;]*;\s*\Z")
 
 
@@ -188,13 +192,11 @@ def _not_at_cut(
         yield f"Not everything is as of {resolved.cut}: {elsewhere}."
 
 
-def selection(
-    manifest: Manifest, request: RestoreRequest, source: str, entries: Sequence[Entry], *, grants: bool, connected_to: str
-) -> Selection:
-    """The archive entries that the request takes of the database `source`."""
+def chooser(manifest: Manifest, request: RestoreRequest, source: str, connected_to: str) -> Chooser:
+    """Which archive entries of the database `source` the request names."""
     if isinstance(request.target, ClusterTarget | DatabaseTarget):
-        return select_all(entries, grants=grants)
-    return select(entries, _chooser(manifest, request.target, source, connected_to), grants=grants)
+        return lambda _: True
+    return _chooser(manifest, request.target, source, connected_to)
 
 
 def _databases(
@@ -284,7 +286,7 @@ def _chooser(manifest: Manifest, target: SchemaTarget | TableTarget, source: str
     relations = {(pattern.schema_name, pattern.name) for pattern in patterns}
     if isinstance(target, SchemaTarget):
         return lambda entry: entry.schema in schemas or (entry.kind == "SCHEMA" and entry.name in schemas)
-    return lambda entry: entry.kind in RELATIONS and (entry.schema in schemas or (entry.schema, entry.name) in relations)
+    return lambda entry: entry.kind in _NAMED and (entry.schema in schemas or (entry.schema, entry.name) in relations)
 
 
 def _check_pattern(
@@ -292,18 +294,50 @@ def _check_pattern(
 ) -> None:
     where = f"the database {database.database.name!r} in the backup {manifest.subdir}"
     schema = pattern.schema_name
+    named = [(entry.schema or "", entry.name) for entry in entries if entry.kind in _NAMED]
+    schemas = ["public", *(entry.name for entry in entries if entry.kind == "SCHEMA")]
+    databases = [one.database.name for one in manifest.databases]
     if pattern.name is not None:
-        if not any(entry.kind in RELATIONS and (entry.schema, entry.name) == (schema, pattern.name) for entry in entries):
-            raise NotFound(f"There is no table or view {schema}.{pattern.name} in {where}.")
+        if (schema, pattern.name) not in named:
+            hint = _hint(pattern, named, schemas, databases)
+            raise NotFound(f"There is no table or view {schema}.{pattern.name} in {where}{hint}.")
         return
-    if schema != "public" and not any(entry.kind == "SCHEMA" and entry.name == schema for entry in entries):
-        raise NotFound(f"There is no schema {schema!r} in {where}.")
+    if schema not in schemas:
+        raise NotFound(f"There is no schema {schema!r} in {where}{_schema_hint(schema, schemas, databases, whole=whole_schema)}.")
     taken = manifest.request.target
     covers = isinstance(taken, ClusterTarget | DatabaseTarget) or (
         isinstance(taken, SchemaTarget) and any(name == schema for _, name in taken.names)
     )
     if whole_schema and not covers:
         raise BadInput(f"The schema {schema!r} was not backed up whole in {where}; restore tables of it.")
+    if not whole_schema and not any(one == schema for one, _ in named):
+        raise NotFound(f"There is no table or view in the schema {schema!r} of {where}.")
+
+
+def _hint(pattern: TablePattern, named: Sequence[tuple[str, str]], schemas: Sequence[str], databases: Sequence[str]) -> str:
+    """Names that may have been meant: in other case, in another schema, of a like spelling."""
+    schema, name = pattern.schema_name, pattern.name or ""
+    if schema in databases and schema not in schemas and pattern.database is None:
+        return f"; {schema} is a database: write {_written(schema, 'public', name)}"
+    alike = [one for one in named if one[1].lower() == name.lower()]
+    shown = {f"{one}.{other}".lower(): _written(one, other) for one, other in named}
+    near = difflib.get_close_matches(f"{schema}.{name}".lower(), shown, n=3, cutoff=0.75)
+    found = dict.fromkeys([*(_written(*one) for one in alike), *(shown[one] for one in near)])
+    return f"; did you mean {' or '.join(list(found)[:3])}" if found else ""
+
+
+def _schema_hint(schema: str, schemas: Sequence[str], databases: Sequence[str], *, whole: bool) -> str:
+    if schema in databases:
+        return (
+            f"; {schema} is a database: write {'DATABASE ' + name_text(schema) if whole else _written(schema, 'public') + '.*'}"
+        )
+    by_case = {one.lower(): one for one in schemas}
+    near = difflib.get_close_matches(schema.lower(), by_case, n=3)
+    return f"; did you mean {' or '.join(name_text(by_case[one]) for one in near)}" if near else ""
+
+
+def _written(*names: str) -> str:
+    return ".".join(map(name_text, names))
 
 
 def _tables_with_rows(database: ManifestDatabase, chosen: Iterable[Entry], subdir: str) -> Iterator[int]:

@@ -6,7 +6,7 @@ step therefore writes down in the target which layers they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from spanvault.collection.chain import OpenLocation, Resolved, compacted_layers, original_layers
@@ -25,6 +25,7 @@ from spanvault.restore.work import Work
 from spanvault.storage.base import Storage
 
 _LAYERS = "layers "
+_CUT = "cut "
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,23 @@ class Begun:
 def remember_layers(connection: Connection, plan: RestorePlan) -> None:
     """In the transaction that begins a restore in a database: write down the layers that it reads."""
     claim_unit(connection, plan.id, _LAYERS + " ".join(plan.layers))
+
+
+def remember_cuts(connection: Connection, restore: str, cuts: Mapping[int, Collection[str]]) -> None:
+    """In the same transaction: write down which defaults and checks are left out of tables, by the archive's entries."""
+    for entry, displays in cuts.items():
+        for display in displays:
+            claim_unit(connection, restore, f"{_CUT}{entry} {display}")
+
+
+def begun_cuts(connection: Connection, restore: str) -> dict[int, set[str]]:
+    """What `remember_cuts` wrote down."""
+    found: dict[int, set[str]] = {}
+    for unit in units_done(connection, restore):
+        if unit.startswith(_CUT):
+            entry, _, display = unit.removeprefix(_CUT).partition(" ")
+            found.setdefault(int(entry), set()).add(display)
+    return found
 
 
 def begun_restores(work: Work) -> tuple[Begun, ...]:

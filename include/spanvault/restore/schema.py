@@ -6,11 +6,10 @@ target are committed together, so a repeated step goes on where the last one end
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from spanvault.database.postgres.archive import Entry, dump_now, read_archive
+from spanvault.database.postgres.archive import Entry, read_archive
 from spanvault.database.postgres.roles import restore_roles
 from spanvault.database.postgres.server import major_version, server_version
 from spanvault.database.postgres.sqlstate import translated
@@ -27,21 +26,22 @@ from spanvault.database.postgres.target import (
     one_at_a_time,
     read_records,
     remember,
+    role_names,
     run_all,
 )
-from spanvault.errors import AlreadyExists, NotFound, Refused
+from spanvault.errors import AlreadyExists, NotFound, Refused, Retryable
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget
+from spanvault.restore.decide import Decision, decide
 from spanvault.restore.large_objects import restore_list
-from spanvault.restore.plan import DatabaseRestore, selection
-from spanvault.restore.resume import remember_layers
-from spanvault.restore.selective import RELATIONS, Need, about_database, is_part
+from spanvault.restore.plan import DatabaseRestore
+from spanvault.restore.resume import begun_cuts, remember_cuts, remember_layers
+from spanvault.restore.role_names import missing_roles, without_roles
+from spanvault.restore.selective import about_database
+from spanvault.restore.table_sql import without
 from spanvault.restore.work import Work, is_finished, local_archive, local_object
 
 GROUP = 250  # entries a transaction makes: far below what locks a server grants by default
-
-_NAMED_LIKE_RELATIONS = RELATIONS | {"SEQUENCE"}
-_KEPT_IF_THERE = frozenset({"SCHEMA", "EXTENSION"})
 
 
 def restore_schema(work: Work) -> None:
@@ -60,12 +60,34 @@ def restore_schema(work: Work) -> None:
         if isinstance(work.plan.request.target, ClusterTarget):
             _check_cluster(work, names)
             _restore_roles(work, control)
+        # Parts of several databases: nothing is made in the first before it is known that all can be.
+        decided = {one.source: _decided(work, control, one) for one in work.plan.databases if not one.whole}
         for database in work.plan.databases:
             # Read first: a database that is made for a damaged archive would stay behind without a record.
-            with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
-                entries = read_archive(archive, owners=work.plan.grants)
+            prepared = decided.get(database.source) or _decided(work, control, database)
             made = database.whole and database.target not in names and _create(work, control, database)
-            _make_objects(work, database, entries, made=made)
+            _make_objects(work, database, prepared, made=made)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The entries of a database's archive, and what is made of them; None if an earlier try has decided that."""
+
+    entries: tuple[Entry, ...]
+    decision: Decision | None
+
+
+def _decided(work: Work, control: Connection, database: DatabaseRestore) -> _Prepared:
+    with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
+        entries = read_archive(archive, owners=work.plan.grants)
+    if database.target in database_names(control):
+        with work.connect(database.target) as connection:
+            if find_record(connection, work.plan.id) is not None:
+                return _Prepared(entries, None)
+    decision = decide(work, control, database, entries)
+    for note in decision.notes:
+        work.progress.note(note)
+    return _Prepared(entries, decision)
 
 
 def _check_version(work: Work, control: Connection) -> None:
@@ -120,102 +142,66 @@ def _restore_roles(work: Work, control: Connection) -> None:
 def _create(work: Work, control: Connection, database: DatabaseRestore) -> bool:
     like = work.source(database.source).database
     try:
-        create_database(control, like, database.target, like.owner if work.plan.grants else None)
+        owned = work.plan.grants and like.owner in role_names(control)
+        create_database(control, like, database.target, like.owner if owned else None)
     except AlreadyExists:  # by another try of this step, just now
         return False
     return True
 
 
-def _make_objects(work: Work, database: DatabaseRestore, entries: Sequence[Entry], *, made: bool) -> None:
+def _make_objects(work: Work, database: DatabaseRestore, prepared: _Prepared, *, made: bool) -> None:
     with work.connect(database.target) as connection, one_at_a_time(connection, work.plan.id):
-        record = find_record(connection, work.plan.id) or _begin(work, database, connection, entries, made=made)
+        roles = role_names(connection)
+        by_id = {entry.id: _for_roles(entry, roles) for entry in prepared.entries}
+        connection.execute("SET check_function_bodies = off")
+        record = find_record(connection, work.plan.id) or _begin(work, database, connection, prepared, by_id, made=made)
         if record.state != "loading":
             return
-        by_id = {entry.id: entry for entry in entries}
-        chosen = [by_id[number] for number in record.entries]
-        connection.execute("SET check_function_bodies = off")
-        for group in _groups(chosen):
+        cuts = begun_cuts(connection, work.plan.id)
+        for group in _groups([_cut(by_id[number], cuts) for number in record.entries]):
             _make_group(work, connection, group)
         restore_list(work, database, connection)
         if work.plan.grants and database.source == database.target:
             with translated(f"Setting properties of the database {database.target!r}"):
-                run_all(connection, [entry.sql for entry in about_database(entries)])
+                run_all(connection, [by_id[entry.id].sql for entry in about_database(prepared.entries)])
+
+
+def _for_roles(entry: Entry, roles: Collection[str]) -> Entry:
+    missing = missing_roles([entry], roles)
+    return replace(entry, sql=without_roles(entry, missing)) if missing else entry
+
+
+def _cut(entry: Entry, cuts: Mapping[int, Collection[str]]) -> Entry:
+    return replace(entry, sql=without(entry.sql, cuts[entry.id])) if entry.id in cuts else entry
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     return (entries[first : first + GROUP] for first in range(0, len(entries), GROUP))
 
 
-def _begin(work: Work, database: DatabaseRestore, connection: Connection, entries: Sequence[Entry], *, made: bool) -> Record:
-    """Decide what is made here, once, and write it down."""
-    chosen = selection(
-        work.manifest, work.plan.request, database.source, entries, grants=work.plan.grants,
-        connected_to=work.cluster.primary.database,
-    )  # fmt: skip
-    made_here = chosen.entries
-    if not database.whole:
-        present = present_in(work, database.target)
-        made_here = without_present(chosen.entries, present, database.target)
-        check_needs(chosen.needs, present, database.target)
+def _begin(
+    work: Work, database: DatabaseRestore, connection: Connection, prepared: _Prepared, by_id: Mapping[int, Entry], *, made: bool
+) -> Record:
+    """Write down what is made here, once. Of a part of a database the first group of objects is committed with it: what
+    PostgreSQL refuses leaves nothing behind, unless it comes in a later group."""
+    decision = prepared.decision
+    if decision is None:
+        raise Retryable(f"Another try of this restore into {database.target!r} has just ended; run the statement again.")
     record = Record(
         id=work.plan.id,
         source=f"{work.plan.subdir} as of {work.plan.cut} ({database.source})",
         made_database=made,
-        entries=tuple(entry.id for entry in made_here),
+        entries=tuple(entry.id for entry in decision.entries),
         state="loading",
     )
     with connection.transaction():
         remember(connection, record)
         remember_layers(connection, work.plan)
+        remember_cuts(connection, work.plan.id, decision.cuts)
+        if not database.whole:
+            first = next(_groups([_cut(by_id[entry.id], decision.cuts) for entry in decision.entries]), ())
+            _make_group(work, connection, first)
     return record
-
-
-def present_in(work: Work, target: str) -> Mapping[tuple[str, str | None, str], Entry]:
-    """What the target database has now, by what names it."""
-    with tempfile.NamedTemporaryFile(prefix="spanvault-", suffix=".dump", dir=work.scratch) as local:
-        dump_now(work.cluster.primary, target, Path(local.name))
-        return {entry.identity: entry for entry in read_archive(Path(local.name), owners=work.plan.grants)}
-
-
-def without_present(
-    entries: Sequence[Entry], present: Mapping[tuple[str, str | None, str], Entry], target: str
-) -> tuple[Entry, ...]:
-    """The entries less those that the target has in the same form.
-
-    Raises AlreadyExists for relations that are in the way, Refused for another object of the same name that differs.
-    """
-    relations = {(entry.schema, entry.name) for entry in present.values() if entry.kind in _NAMED_LIKE_RELATIONS}
-    obstacles = [one.display for one in entries if one.kind in _NAMED_LIKE_RELATIONS and (one.schema, one.name) in relations]
-    if obstacles:
-        raise AlreadyExists(
-            f"The database {target!r} has {few(obstacles, 3)} already. Drop or rename them, or restore into another database"
-            " with into_db."
-        )
-    kept: set[int] = set()
-    for entry in entries:
-        there = present.get(entry.identity)
-        if there is None or is_part(entry):
-            continue
-        if entry.kind not in _KEPT_IF_THERE and there.sql != entry.sql:
-            raise Refused(
-                f"The database {target!r} has another {entry.display} than the backup. Drop or rename it, or restore into"
-                " another database with into_db."
-            )
-        kept.add(entry.id)
-    return tuple(one for one in entries if one.id not in kept and not (is_part(one) and one.depends and kept >= set(one.depends)))
-
-
-def check_needs(needs: Sequence[Need], present: Mapping[tuple[str, str | None, str], Entry], target: str) -> None:
-    """Raises Refused for the first relation that something restored depends on and that is nowhere."""
-    relations = {(entry.schema, entry.name) for entry in present.values() if entry.kind in RELATIONS}
-    for need in needs:
-        if (need.needed.schema, need.needed.name) not in relations:
-            what = "The foreign key" if need.dependent.kind == "FK CONSTRAINT" else f"The {need.dependent.kind.lower()}"
-            raise Refused(
-                f"{what} {need.dependent.schema}.{need.dependent.name} needs {need.needed.display}, which is neither restored"
-                f" nor in the database {target!r}. Name it in the RESTORE too; leaving out what lacks its counterpart"
-                " (skip_missing_foreign_keys and its like) is not available."
-            )
 
 
 def _make_group(work: Work, connection: Connection, group: Sequence[Entry]) -> None:

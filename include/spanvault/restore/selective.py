@@ -1,13 +1,13 @@
 """Which entries of a schema archive a restore takes. Pure: entries in, entries out.
 
 A chosen table brings what belongs to it (defaults, constraints, indexes, triggers, policies, owned sequences, comments,
-partitions) and what it needs from around it (schemas, types, functions, extensions). Relations that something chosen
-needs and that are not chosen are told to the caller: they may be in the target already.
+partitions, tables that inherit from it) and what it needs from around it (schemas, types, functions, sequences, extensions).
+Relations that something chosen needs and that are not chosen are told to the caller: they may be in the target already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from spanvault.database.postgres.archive import Entry
@@ -25,11 +25,13 @@ _ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL", "SEQUENCE OWNED BY"})
 _FOR_THE_DATABASE = frozenset({"DATABASE", "DATABASE PROPERTIES"})
 # Every database has this from birth, and only the schema's owner could say it again.
 _COMMENT_FROM_BIRTH = "COMMENT ON SCHEMA \"public\" IS 'standard public schema';"
+# As pg_dump writes it behind the columns of a table; a column's type may be another table, which is no inheritance.
+_INHERITS = "\nINHERITS ("
 
 
 @dataclass(frozen=True)
 class Need:
-    """`dependent` is restored and works only with `needed`, a relation that is not."""
+    """`dependent` is restored and works only with `needed`, which is not: a relation, or what was left out."""
 
     dependent: Entry
     needed: Entry
@@ -54,9 +56,12 @@ def about_database(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return tuple(entry for entry in entries if entry.kind == "DATABASE PROPERTIES" or made & set(entry.depends))
 
 
-def select(entries: Sequence[Entry], wanted: Callable[[Entry], bool], *, grants: bool) -> Selection:
-    """The entries that `wanted` chooses among relations and other objects of their own, with all that goes with them."""
-    return _Selector(list(_allowed(entries, grants)), wanted).run()
+def select(
+    entries: Sequence[Entry], wanted: Callable[[Entry], bool], *, grants: bool, left_out: Collection[int] = ()
+) -> Selection:
+    """The entries that `wanted` chooses among relations, sequences and other objects of their own, with all that goes with
+    them. Those whose ids are in `left_out` are in no selection."""
+    return _Selector(list(_allowed(entries, grants)), wanted, frozenset(left_out)).run()
 
 
 def is_part(entry: Entry) -> bool:
@@ -83,21 +88,31 @@ def _allowed(entries: Iterable[Entry], grants: bool) -> Iterable[Entry]:
 
 
 class _Selector:
-    def __init__(self, entries: list[Entry], wanted: Callable[[Entry], bool]) -> None:
-        self._entries = [entry for entry in entries if entry.kind not in PUBLICATIONS]
-        self._by_id = {entry.id: entry for entry in self._entries}
+    def __init__(self, entries: list[Entry], wanted: Callable[[Entry], bool], left_out: frozenset[int]) -> None:
+        known = [entry for entry in entries if entry.kind not in PUBLICATIONS]
+        self._by_id = {entry.id: entry for entry in known}
+        self._left_out = left_out
+        self._entries = [entry for entry in known if entry.id not in left_out]
         self._attached = dict(filter(None, map(self._attachment, self._entries)))
-        self._chosen = {entry.id for entry in self._entries if not is_part(entry) and wanted(entry)}
+        self._heirs = {entry.id: frozenset(entry.depends) for entry in self._entries if _INHERITS in entry.sql}
+        self._tables = {entry.id for entry in self._entries if entry.kind == "TABLE"}
+        of_its_own = (entry for entry in self._entries if entry.kind == "SEQUENCE" or not is_part(entry))
+        self._chosen = {entry.id for entry in of_its_own if wanted(entry)}
 
     def run(self) -> Selection:
         before = -1
         while len(self._chosen) != before:
             before = len(self._chosen)
             self._chosen |= {leaf for leaf, root in self._attached.items() if root in self._chosen}
+            self._chosen |= {heir for heir, above in self._heirs.items() if above & self._chosen & self._tables}
             self._chosen |= {entry.id for entry in self._entries if is_part(entry) and self._belongs(entry)}
-            self._chosen |= {needed.id for entry in self._selected() for needed in self._missing(entry) if not _relation(needed)}
-        needs = [Need(entry, needed) for entry in self._selected() for needed in self._missing(entry) if _relation(needed)]
+            self._chosen |= {needed.id for entry in self._selected() for needed in self._missing(entry) if self._comes(needed)}
+        needs = [Need(entry, needed) for entry in self._selected() for needed in self._missing(entry)]
         return Selection(tuple(self._selected()), tuple(needs))
+
+    def _comes(self, needed: Entry) -> bool:
+        """Whether it is restored because something needs it."""
+        return not _relation(needed) and needed.id not in self._left_out
 
     def _selected(self) -> list[Entry]:
         return [entry for entry in self._entries if entry.id in self._chosen]
@@ -121,11 +136,13 @@ class _Selector:
         return bool(relations) and all(one.id in self._chosen for one in relations)
 
     def _missing(self, entry: Entry) -> list[Entry]:
-        """What the entry needs and has not been chosen. A partition stands alone without its root; constraints and
-        indexes come with their table."""
+        """What the entry needs and has not been chosen. A partition stands alone without its root. Parts come with what they
+        are part of, and are missed only if they were left out; but a sequence may be needed for itself."""
         unchosen = [self._by_id[number] for number in entry.depends if number in self._by_id and number not in self._chosen]
         root = self._attached.get(entry.id)
-        return [one for one in unchosen if one.id != root and one.kind not in {"CONSTRAINT", "INDEX"}]
+        return [
+            one for one in unchosen if one.id != root and (one.kind == "SEQUENCE" or not is_part(one) or one.id in self._left_out)
+        ]
 
 
 def _relation(entry: Entry) -> bool:

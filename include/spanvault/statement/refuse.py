@@ -25,7 +25,6 @@ SYSTEM_USERS = "this version cannot restore roles alone: a restore of the whole 
 
 _VIRTUAL = "PostgreSQL has no virtual clusters"
 _REGIONS = "PostgreSQL's databases have no regions"
-_SELECTIVE = "this version cannot leave out what depends on missing objects yet; restore them together"
 _ONLINE = (
     "an online restore is CockroachDB's storage at work and has no counterpart in PostgreSQL; every restore here copies the data"
 )
@@ -36,11 +35,6 @@ OPTIONS: dict[str, dict[str, str]] = {
         "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
     },
     "RESTORE": {
-        "skip_missing_foreign_keys": _SELECTIVE,
-        "skip_missing_sequences": _SELECTIVE,
-        "skip_missing_sequence_owners": _SELECTIVE,
-        "skip_missing_views": _SELECTIVE,
-        "skip_missing_udfs": _SELECTIVE,
         "skip_localities_check": _REGIONS,
         "remove_regions": _REGIONS,
         "strip_localities": _REGIONS,

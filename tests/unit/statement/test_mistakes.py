@@ -225,7 +225,6 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH EXPERIMENTAL DEFERRED COPY", "no counterpart in PostgreSQL"),
         ("RESTORE FROM LATEST IN 'x' WITH remove_regions", "no regions"),
-        ("RESTORE FROM LATEST IN 'x' WITH skip_missing_views", "missing objects"),
         ("SHOW BACKUP LATEST IN 'x' WITH SKIP SIZE", "cost nothing"),
         ("SHOW BACKUP FILES FROM LATEST IN 'x'", "check_files"),
         ("show backup ranges from latest in 'x'", "as_json"),

@@ -110,7 +110,9 @@ def test_every_backup_option() -> None:
 def test_every_restore_option() -> None:
     text = (
         "RESTORE TABLE t FROM '2026/11/22-143000.00' IN 'file:///b' WITH into_db = 'copy', schema_only, strict, "
-        "skip_unrestorable_tables, incremental_location = 's3://layers/shop?AUTH=implicit', verify_backup_table_data, "
+        "skip_unrestorable_tables, skip_missing_foreign_keys, skip_missing_sequences, skip_missing_sequence_owners = true, "
+        "skip_missing_views, skip_missing_udfs, incremental_location = 's3://layers/shop?AUTH=implicit', "
+        "verify_backup_table_data, "
         "grants = true, workers = '3', detached, on_failure = 'clean'"
     )
     assert parse(text) == RestoreRequest(
@@ -120,6 +122,11 @@ def test_every_restore_option() -> None:
         options=RestoreOptions(
             strict=True,
             skip_unrestorable_tables=True,
+            skip_missing_foreign_keys=True,
+            skip_missing_sequences=True,
+            skip_missing_sequence_owners=True,
+            skip_missing_views=True,
+            skip_missing_udfs=True,
             incremental_location="s3://layers/shop?AUTH=implicit",
             into_db="copy",
             schema_only=True,

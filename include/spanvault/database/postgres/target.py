@@ -93,6 +93,16 @@ def database_names(connection: Connection) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
+def role_names(connection: Connection) -> frozenset[str]:
+    """All roles of the server."""
+    return frozenset(str(row[0]) for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall())
+
+
+def available_extensions(connection: Connection) -> frozenset[str]:
+    """The extensions that can be made on the server."""
+    return frozenset(str(row[0]) for row in connection.execute("SELECT name FROM pg_catalog.pg_available_extensions").fetchall())
+
+
 def create_database(connection: Connection, like: Database, name: str, owner: str | None) -> None:
     """Make an empty database with the encoding and locale of `like`.
 
