@@ -20,6 +20,7 @@ from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.engine.execute import execute
 from spanvault.engine.local import run_backup
+from spanvault.engine.locks import extend_lock
 from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, sweep
 from spanvault.engine.protections import all_held
 from spanvault.engine.restore_local import run_restore
@@ -223,9 +224,12 @@ def test_compacted_and_expired(spread: Spread) -> None:
     assert spread.restored(into) == wanted
     spread.backup(into)
     default = spread.uri().replace("?COCKROACH_LOCALITY=default", "")
-    notes = Notes()
-    expire_backups(replace(spread.context, progress=notes), default, keep_last=1, window=None, dry_run=False)
-    assert [note for note in notes.notes if "is not deleted: it has files at the URIs of region=eu, region=us" in note]
+    decisions = expire_backups(spread.context, default, keep_last=1, window=None, dry_run=False).dicts()
+    (failed,) = [decision for decision in decisions if decision["decision"] != "keep"]
+    assert (failed["decision"], failed["path"]) == ("failed", old.subdir)
+    assert "is not deleted: it has files at the URIs of region=eu, region=us" in str(failed["reason"])
+    with pytest.raises(NotFound, match="is not protected any longer: it has files at the URIs of region=eu, region=us"):
+        extend_lock(spread.context, default, old.subdir, days=1)
     assert list((spread.folder / "region=eu" / old.subdir).rglob("*.parquet"))
     expire_backups(spread.context, into, keep_last=1, window=None, dry_run=False)
     left = [path for tier in ("default", *TIERS) for path in (spread.folder / tier / old.subdir).rglob("*") if path.is_file()]

@@ -15,23 +15,31 @@ from spanvault.collection.layout import BESIDE_DATA, index_key, manifest_key, pa
 from spanvault.collection.locks import ChainLock, Kept, chain_lock
 from spanvault.collection.lookup import complete_subdirs
 from spanvault.collection.manifests import chain_names
-from spanvault.collection.parts import missing_parts
+from spanvault.collection.parts import require_parts
 from spanvault.collection.retention import Decision, Policy, chains_of, decide
 from spanvault.crypto.keyring import is_encrypted
-from spanvault.errors import Locked, NotFound, Permanent
+from spanvault.errors import Locked, Permanent
 from spanvault.model.base import Value
 from spanvault.model.manifest import IndexEntry, Manifest
 from spanvault.storage.base import Storage
 
 
+class Undeleted(Value):
+    """A chain that the policy lets go and that could not be deleted, with the reason; nothing of it was."""
+
+    subdir: str
+    reason: str
+
+
 class ExpireReport(Value):
     """The decision on each complete chain, newest first; those that expire are deleted unless `dry_run`, or unless they are
-    in `locked`: these stay whole until a later run finds their locks ended. `problems` are sentences on chains that cannot
-    be read (they are kept, and count for nothing), and on what locks keep of deleted ones."""
+    in `locked`: these stay whole until a later run finds their locks ended; or in `undeleted`. `problems` are sentences on
+    chains that cannot be read (they are kept, and count for nothing), and on what locks keep of deleted ones."""
 
     dry_run: bool
     decisions: tuple[Decision, ...]
     locked: tuple[ChainLock, ...] = ()
+    undeleted: tuple[Undeleted, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -44,13 +52,14 @@ def expire(
     open_location: OpenLocation = no_locations,
 ) -> ExpireReport:
     """Delete the chains that `policy` lets go, with their data files at incremental locations. May be killed anywhere and
-    run again. A chain whose location cannot be opened is kept, and named as a problem.
+    run again. A chain whose location cannot be opened, or with files at a place that is not given, is kept.
 
     Raises NotFound where there is no collection, BadInput for a bad policy.
     """
     read_collection(storage)
     problems: list[str] = []
     locked: list[ChainLock] = []
+    undeleted: list[Undeleted] = []
     decisions = decide(chains_of(_layers(storage, problems)), policy, now)
     for subdir in (decision.chain.subdir for decision in decisions if decision.expire):
         try:
@@ -62,8 +71,10 @@ def expire(
         except Locked as error:
             locked.append(ChainLock(subdir=subdir, until=None, reason=str(error)))
         except Permanent as error:
-            problems.append(str(error))
-    return ExpireReport(dry_run=dry_run, decisions=decisions, locked=tuple(locked), problems=tuple(problems))
+            undeleted.append(Undeleted(subdir=subdir, reason=str(error)))
+    return ExpireReport(
+        dry_run=dry_run, decisions=decisions, locked=tuple(locked), undeleted=tuple(undeleted), problems=tuple(problems)
+    )
 
 
 def delete_chain(storage: Storage, subdir: str, *, open_location: OpenLocation = no_locations) -> None:
@@ -101,12 +112,8 @@ class _Doomed:
         contents = load_contents(storage, subdir)
         opened = {location: open_location(location) for location in sorted(contents.locations)}
         for manifest in contents.manifests:
-            missing = missing_parts(storage if manifest.location is None else opened[manifest.location], manifest)
-            if missing:
-                raise NotFound(
-                    f"The backup {subdir} is not deleted: it has files at the URIs of {', '.join(missing)}, and they are not"
-                    " given or not found; give all places of the collection."
-                )
+            data = storage if manifest.location is None else opened[manifest.location]
+            require_parts(data, manifest, undone="deleted")
         places = tuple(opened.values())
         return _Doomed(storage, subdir, contents.manifests, places)
 

@@ -54,3 +54,13 @@ def check_parts(data: Storage, manifest: Manifest) -> None:
 def missing_parts(data: Storage, manifest: Manifest) -> list[str]:
     """The localities whose parts are in none of the places given."""
     return [part.locality for part in manifest.parts if data.head(object_key(manifest.subdir, part.document.path)) is None]
+
+
+def require_parts(data: Storage, manifest: Manifest, *, undone: str) -> None:
+    """Raise NotFound when a part of the layer is in none of the places given; `undone` says what is not done for it."""
+    missing = missing_parts(data, manifest)
+    if missing:
+        raise NotFound(
+            f"The backup {manifest.subdir} is not {undone}: it has files at the URIs of {', '.join(missing)}, and they are not"
+            " given or not found; give all places of the collection."
+        )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from spanvault.collection.contents import load_contents
 from spanvault.collection.locks import end_of_newest, extend_chain
 from spanvault.collection.lookup import find_subdir
+from spanvault.collection.parts import require_parts
 from spanvault.engine.context import Context
 from spanvault.errors import BadInput
 from spanvault.model.cut import format_time, utc
@@ -20,15 +21,20 @@ def extend_lock(context: Context, uri: str, subdir: str, *, until: datetime | No
     """Protect all objects of a chain (LATEST or a path) at least until `until`, or for `days` from now; with neither, as
     long as its newest layer is. No lock gets shorter. May be killed anywhere and run again.
 
-    Raises BadInput for a time that is not to come or is too far away, and what `extend_chain` raises.
+    Raises BadInput for a time that is not to come or is too far away, NotFound if a locality's place is not given, whose files
+    would stay as they are, and what `extend_chain` raises.
     """
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
     end = _end(context.clock(), until, days) or end_of_newest(storage, found)
     opened = context.locations(uri)
-    places = [opened(location) for location in sorted(load_contents(storage, found).locations)]
+    contents = load_contents(storage, found)
+    places = {location: opened(location) for location in sorted(contents.locations)}
+    for manifest in contents.manifests:
+        data = storage if manifest.location is None else places[manifest.location]
+        require_parts(data, manifest, undone="protected any longer")
     context.progress.step("extend locks")
-    done = extend_chain(storage, found, places, end, lambda: context.progress.advance(units=1))
+    done = extend_chain(storage, found, tuple(places.values()), end, lambda: context.progress.advance(units=1))
     for place in done.without:
         context.progress.note(f"The data files in {place} are not protected: locks of that store cannot be extended.")
     row = (found, format_time(done.until), done.extended, done.unchanged)

@@ -213,18 +213,18 @@ def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timed
 def expire_backups(
     context: Context, uri: str, *, keep_last: int | None, window: timedelta | None, dry_run: bool = True
 ) -> Result:
-    """Decide on each chain, and delete what expires unless `dry_run`; `decision` is expire, keep, or locked of what would
-    expire and object locks protect."""
+    """Decide on each chain, and delete what expires unless `dry_run`; `decision` is expire, keep, or of what would expire
+    locked, which object locks protect, or failed, which could not be deleted."""
     policy = Policy(keep_last=keep_last, window=window)
     report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.locations(uri))
     for problem in report.problems:
         context.progress.note(problem)
-    locks = {lock.subdir: lock.reason for lock in report.locked}
+    stayed = {lock.subdir: ("locked", lock.reason) for lock in report.locked}
+    stayed |= {chain.subdir: ("failed", chain.reason) for chain in report.undeleted}
     rows = tuple(
         (
             decision.chain.subdir,
-            "locked" if decision.chain.subdir in locks else "expire" if decision.expire else "keep",
-            locks.get(decision.chain.subdir, decision.reason),
+            *stayed.get(decision.chain.subdir, ("expire" if decision.expire else "keep", decision.reason)),
             report.dry_run,
         )
         for decision in report.decisions

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class ExpireBackupsOperator(SpanvaultOperator):
     """Delete whole chains that neither rule keeps; without `delete`, the default, only say which.
 
-    Returns the paths of the chains that went, or would go.
+    Returns the paths of the chains that went, or would go. Fails when one could not be deleted, after all others were.
 
     .. seealso:: docs/airflow.md
 
@@ -46,6 +46,7 @@ class ExpireBackupsOperator(SpanvaultOperator):
         """Decide, log each decision with its reason, and delete if told to."""
         from spanvault.collection.retention import Policy
         from spanvault.engine.maintenance import expire_backups
+        from spanvault.errors import Refused
         from spanvault.model.units import parse_duration
 
         keep_last = self.options_of(Policy, {"keep_last": self.keep_last}).keep_last
@@ -58,4 +59,7 @@ class ExpireBackupsOperator(SpanvaultOperator):
             if verb == "expire":
                 verb = "deleted" if delete else "would delete"
             self.log.info("%s: %s, %s", verb, decision["path"], decision["reason"])
+        failed = [str(decision["reason"]) for decision in decisions if decision["decision"] == "failed"]
+        if failed:
+            raise Refused(" ".join(failed))
         return [str(decision["path"]) for decision in decisions if decision["decision"] == "expire"]
