@@ -23,6 +23,7 @@ from spanvault.model.request import BackupOptions, BackupRequest
 from spanvault_airflow.moments import moment_of
 from spanvault_airflow.operators import write_manifest as module
 from spanvault_airflow.operators.base import SpanvaultOperator
+from spanvault_airflow.operators.expire import ExpireBackupsOperator
 from spanvault_airflow.operators.plan import PlanBackupOperator
 from spanvault_airflow.operators.restore import PlanRestoreOperator
 from spanvault_airflow.operators.seal import SealOperator
@@ -113,6 +114,11 @@ ValidateBackupOperator(task_id="whole", collection="file:///c", subdir="LATEST",
 ValidateBackupOperator(task_id="new", collection="file:///c", subdir="ignored",
     layer={"subdir": "a", "first": 3, "number": 5}).execute({})
 
+def decided(*decisions):
+    rows = [{"path": path, "decision": decision, "reason": f"{path} is {decision}."} for path, decision in decisions]
+    maintenance.expire_backups = lambda engine, uri, *, keep_last, window, dry_run: SimpleNamespace(dicts=lambda: rows)
+    return outcome(ExpireBackupsOperator(task_id="expire", collection="file:///c", keep_last=1, delete=True))["result"]
+
 present = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 def moment(text):
     try:
@@ -139,6 +145,8 @@ print(json.dumps({
     "seal_busy": outcome(sealer, taken={4: "dag/run"}, sealing=[Busy("Locked.")])["result"],
     "seal_broken": outcome(sealer, sealing=[BrokenChain("The slot is ahead.")])["result"],
     "seal": outcome(sealer)["result"],
+    "expired": decided(("a", "expire"), ("b", "locked"), ("c", "keep")),
+    "not_expired": decided(("a", "expire"), ("b", "failed"), ("c", "failed")),
     "checked": checked,
     "moments": {text: moment(text) for text in (
         "", "None", "-10m", "2026-11-22 09:00:00+01:00", "2026-11-22 09:00", "16/B374D848", "yesterday", "2026-11-22 10:00:01+00",
@@ -256,3 +264,8 @@ def test_times_of_the_restore_form(answer: dict[str, Any]) -> None:
         assert wrong in moments[wrong]
     assert "future" in moments["2026-11-22 10:00:01+00"]
     assert answer["restore"] == ["2026-11-22 09:50:00+00:00", True]
+
+
+def test_expiry_fails_when_something_could_not_be_deleted(answer: dict[str, Any]) -> None:
+    assert answer["expired"] == ["a"]
+    assert answer["not_expired"] == ["AirflowFailException", "b is failed. c is failed."]
