@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from spanvault.errors import Damaged, NotFound
 from spanvault.storage.base import Storage
+from spanvault.storage.keys import place_of
+from spanvault.storage.where import lacks_place_of, object_uri
 
 _BATCH_ROWS: Final = 1 << 16
 
@@ -26,7 +28,6 @@ def verified_file(storage: Storage, key: str, *, sha256: str, size: int, scratch
     `scratch` is the folder for it (default: the system's temporary folder). Raises Damaged when the object is missing
     or its size or SHA-256 differs, and the storage's Retryable errors.
     """
-    place = f"{storage.display_uri.rstrip('/')}/{key}"
     with tempfile.NamedTemporaryFile(prefix="spanvault-", suffix=".parquet", dir=scratch) as local:
         digest, received = hashlib.sha256(), 0
         try:
@@ -35,13 +36,21 @@ def verified_file(storage: Storage, key: str, *, sha256: str, size: int, scratch
                 received += len(chunk)
                 local.write(chunk)
         except NotFound:
-            raise Damaged(f"{place} is missing, but the backup needs it; run a validation to see what else is.") from None
+            if lacks_place_of(storage, key):
+                what = f"is missing, and no URI is given for its locality {place_of(key)}: give that of the place of its files."
+            else:
+                what = "is missing, but the backup needs it; run a validation to see what else is."
+            raise _damaged(storage, key, what) from None
         if received != size:
-            raise Damaged(f"{place} has {received} bytes, but {size} were written; the stored file is damaged.")
+            raise _damaged(storage, key, f"has {received} bytes, but {size} were written; the stored file is damaged.")
         if digest.hexdigest() != sha256:
-            raise Damaged(f"{place} does not have the SHA-256 that was recorded; the stored file is damaged.")
+            raise _damaged(storage, key, "does not have the SHA-256 that was recorded; the stored file is damaged.")
         local.flush()
         yield Path(local.name)
+
+
+def _damaged(storage: Storage, key: str, what: str) -> Damaged:
+    return Damaged(f"{object_uri(storage, key)} {what}")
 
 
 def read_batches(file: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

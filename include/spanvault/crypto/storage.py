@@ -11,6 +11,7 @@ from spanvault.crypto.stream import EncryptingWriter, decrypt, decrypt_chunks, e
 from spanvault.errors import AlreadyExists
 from spanvault.storage.base import LockableStorage, ObjectInfo, Storage, Unfinished, Writer
 from spanvault.storage.lock_through import LocksOfInner
+from spanvault.storage.where import ObjectAt
 
 FIRST_PATH = "PLAN.json"
 """What is written first of a chain: with it the chain's data key is made."""
@@ -140,8 +141,8 @@ class EncryptedStorage:
             return found
         return found.model_copy(update={"size": plaintext_size(found.size)})
 
-    def _where(self, key: str) -> str:
-        return f"The object {key} in {self.display_uri}"
+    def _where(self, key: str) -> ObjectAt:
+        return ObjectAt(self.inner, key)
 
 
 class LockableEncryptedStorage(LocksOfInner, EncryptedStorage):

@@ -88,17 +88,17 @@ def encrypt(data: bytes, data_key: bytes, identity: str) -> bytes:
     return bytes(sink.data)
 
 
-def decrypt(data: bytes, data_key: bytes, identity: str, where: str) -> bytes:
+def decrypt(data: bytes, data_key: bytes, identity: str, where: object) -> bytes:
     """What `encrypt` was given. Raises Damaged as `decrypt_chunks` does."""
     return b"".join(decrypt_chunks((data,), data_key, identity, where))
 
 
-def decrypt_chunks(chunks: Iterable[bytes], data_key: bytes, identity: str, where: str) -> Iterator[bytes]:
+def decrypt_chunks(chunks: Iterable[bytes], data_key: bytes, identity: str, where: object) -> Iterator[bytes]:
     """The plaintext of an encrypted object that comes in pieces of any size; holds two chunks. Every piece of plaintext is
     authentic and in its place; that nothing is missing at the end shows only when the iterator ends without an error.
 
-    Raises Damaged, with `where` in the sentence, for an object that is not whole, not as it was written, written under
-    another path or in another chain, or not encrypted.
+    Raises Damaged, with the text of `where` in the sentence, for an object that is not whole, not as it was written, written
+    under another path or in another chain, or not encrypted.
     """
     kept = bytearray()
     cipher: _Cipher | None = None
@@ -133,7 +133,7 @@ def decrypt_range(
     length: int,
     data_key: bytes,
     identity: str,
-    where: str,
+    where: object,
 ) -> bytes:
     """`length` bytes of plaintext from `start` on, fewer only where the object ends (which is proven). `read(start, length)`
     reads from the encrypted object of `size` bytes; it is called for the header and for the chunks that hold the range.
@@ -161,7 +161,7 @@ def decrypt_range(
 class _Cipher:
     """One object's key and header; seals and opens its chunks."""
 
-    def __init__(self, header: bytes, data_key: bytes, identity: str, where: str = "") -> None:
+    def __init__(self, header: bytes, data_key: bytes, identity: str, where: object = "") -> None:
         if len(data_key) != DATA_KEY_BYTES:
             raise ValueError(f"A data key has {DATA_KEY_BYTES} bytes.")
         _, _, salt, prefix = _HEADER.unpack(header)
@@ -202,7 +202,7 @@ class _Buffer:
         return len(data)
 
 
-def _opened(header: bytes, data_key: bytes, identity: str, where: str) -> _Cipher:
+def _opened(header: bytes, data_key: bytes, identity: str, where: object) -> _Cipher:
     """The cipher that an object's header tells of."""
     if header[: len(MAGIC) - 1] != MAGIC[: min(len(header), len(MAGIC) - 1)]:
         raise Damaged(f"{where} is not encrypted, but its backup is: it was exchanged, or written by something else.")
@@ -227,7 +227,7 @@ def _small(chunks: Iterable[bytes]) -> Iterator[memoryview]:
             yield view[start : start + _SEALED_BYTES]
 
 
-def _read(read: Callable[[int, int], bytes], start: int, length: int, where: str) -> bytes:
+def _read(read: Callable[[int, int], bytes], start: int, length: int, where: object) -> bytes:
     if length <= 0:
         return b""
     data = read(start, length)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from spanvault.errors import BadInput, Locked, NotFound, Retryable, SpanvaultError
@@ -51,6 +51,19 @@ class SpreadStorage:
     def display_uri(self) -> str:
         """The default's root without secrets."""
         return self._places[_DEFAULT].display_uri
+
+    def holder(self, key: str) -> Storage:
+        """The place that has the object, as far as that can be asked now; else the one that it belongs to, or the default if
+        that is not here."""
+        for place in self._order(key):
+            with suppress(SpanvaultError):
+                if place.head(key) is not None:
+                    return place
+        return self._places.get(place_of(key) or _DEFAULT, self._places[_DEFAULT])
+
+    def has_place(self, name: str) -> bool:
+        """Whether a place of the locality with this name in files is here."""
+        return name in self._tiers
 
     def put(self, key: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small object whole. Raises BadInput if its locality has no place here."""
