@@ -53,7 +53,8 @@ _AT = "{{ params.execution_locality }}"
 
 _RESTORE_OPTIONS = (
     "new_db_name", "into_db", "schema_only", "verify_backup_table_data", "verify_fingerprint", "grants", "strict",
-    "skip_unrestorable_tables", "incremental_location",
+    "skip_unrestorable_tables", "skip_missing_foreign_keys", "skip_missing_sequences", "skip_missing_sequence_owners",
+    "skip_missing_views", "skip_missing_udfs", "incremental_location",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ DURATION: Final = r"^(none|([0-9]+(\.[0-9]+)?[dhms])+)$"
 
 _REFERENCE: Final = r"^$|^connection:.+$|^variable:.+$|^env:[A-Za-z_][A-Za-z0-9_]*$"
 
-WHERE, WHAT, HOW, CHAIN, KEYS = "Where", "What", "How", "Chain", "Keys"
+WHERE, WHAT, HOW, MISSING, CHAIN, KEYS = "Where", "What", "How", "Missing objects", "Chain", "Keys"
 
 
 def collection(default: str, what: str) -> Param:

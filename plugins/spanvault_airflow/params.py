@@ -11,6 +11,7 @@ from spanvault_airflow.fields import (
     CHAIN,
     DURATION,
     HOW,
+    MISSING,
     WHAT,
     WHERE,
     cluster,
@@ -152,6 +153,16 @@ def locality_fields(into: str, execution_locality: str, revision_history: bool) 
     }
 
 
+# For tables and schemas: by option its title, and what it leaves out.
+_SKIPPED = {
+    "skip_missing_foreign_keys": ("Skip foreign keys", "Leave out foreign keys to tables that are neither restored nor there"),
+    "skip_missing_sequences": ("Skip sequences", "Leave out defaults whose sequence belongs to a table that is not restored"),
+    "skip_missing_sequence_owners": ("Skip sequence owners", "Restore such sequences without their owner"),
+    "skip_missing_views": ("Skip views", "Leave out views that read what is neither restored nor there"),
+    "skip_missing_udfs": ("Skip functions", "Leave out functions that cannot be made there, and what calls them"),
+}
+
+
 def restore_fields(default_cluster: str, known_clusters: list[str], into: str, execution_locality: str = "") -> dict[str, Any]:
     """The form of a restore."""
     return {
@@ -223,6 +234,10 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str, e
             description="Leave out the tables that the backup has no rows of at that time, instead of refusing.",
             section=HOW,
         ),
+        **{
+            name: Param(False, type="boolean", title=title, description=f"{what}, instead of refusing.", section=MISSING)
+            for name, (title, what) in _SKIPPED.items()
+        },
     }
 
 

@@ -13,7 +13,8 @@ from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
 from spanvault.engine.restore_local import run_restore
 from spanvault.engine.restore_steps import finish_restore, load_batch, plan_restore, restore_schema
-from spanvault.errors import AlreadyExists, BadInput, Permanent
+from spanvault.errors import AlreadyExists, BadInput
+from spanvault.model.progress import Silent
 from spanvault.model.request import BackupOptions, BackupRequest, RestoreOptions, RestoreRequest
 from spanvault.model.target import ClusterTarget, DatabaseTarget
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase
@@ -34,6 +35,16 @@ SHOP = """
     ALTER DATABASE shop SET work_mem = '6MB';
     GRANT CONNECT ON DATABASE shop TO reader;
 """
+
+
+class Told(Silent):
+    """Keeps what a restore tells."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +136,19 @@ def test_one_database_out_of_a_cluster_belongs_to_who_restores_it(
     assert shop.execute("SELECT count(*) FROM t") == [(1000,)]
 
 
-def test_grants_come_back_when_asked_for(source: tuple[PostgresServer, str], empty: TestDatabase) -> None:
-    options = RestoreOptions(grants=True, new_db_name="copy", on_failure="clean")
-    request = RestoreRequest(target=DatabaseTarget(names=("shop",)), collection=source[1], options=options)
-    with pytest.raises(Permanent, match='role "strange; owner" does not exist'):
-        run_restore(Context(), empty.cluster, request, processes=False)
-    empty.execute('CREATE ROLE "strange; owner"; CREATE ROLE reader')
-    run_restore(Context(), empty.cluster, request, processes=False)
-    copy = TestDatabase(empty.server, "copy")
+def test_grants_come_back_for_roles_that_are_there(source: tuple[PostgresServer, str], empty: TestDatabase) -> None:
+    told = Told()
+    for name, roles in [("without", ""), ("copy", 'CREATE ROLE "strange; owner"; CREATE ROLE reader')]:
+        empty.execute(roles)
+        options = RestoreOptions(grants=True, new_db_name=name, on_failure="clean")
+        request = RestoreRequest(target=DatabaseTarget(names=("shop",)), collection=source[1], options=options)
+        run_restore(Context(progress=told), empty.cluster, request, processes=False)
     query = "SELECT relowner::regrole::text, relacl::text FROM pg_class WHERE relname = 't'"
-    assert copy.execute(query) == TestDatabase(source[0], "shop").execute(query)
+    assert TestDatabase(empty.server, "copy").execute(query) == TestDatabase(source[0], "shop").execute(query)
+    assert TestDatabase(empty.server, "without").execute(query) == [("postgres", None)]
+    assert [note.partition(":")[0] for note in told.notes if "no role" in note] == [
+        "The target has no role reader", "The target has no role strange; owner"
+    ]  # fmt: skip
 
 
 def test_a_smaller_backup_is_no_cluster(source: tuple[PostgresServer, str], empty: TestDatabase, tmp_path: Path) -> None:

@@ -57,11 +57,21 @@ SOURCE = """
     CREATE TABLE sales."Mixed.Case" (id int PRIMARY KEY, "select" text);
     CREATE TABLE ev (id int, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
     CREATE TABLE ev_2025 PARTITION OF ev FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+    CREATE TABLE kitted (id int PRIMARY KEY, k int DEFAULT kit.kit() + 1, t text DEFAULT 'kit.kit()', h int DEFAULT half(6));
+    CREATE TABLE typed (id int PRIMARY KEY, k kit.kind);
+    CREATE TABLE granted (id int PRIMARY KEY);
+    ALTER TABLE granted OWNER TO gone;
+    GRANT SELECT ON granted TO stays, gone;
+    GRANT UPDATE (id) ON granted TO gone;
+    CREATE TABLE policed (id int PRIMARY KEY);
+    CREATE POLICY own ON policed TO stays, gone USING (true);
     CREATE TABLE to_ev (id int PRIMARY KEY, at date, FOREIGN KEY (id, at) REFERENCES ev);
 
     INSERT INTO customers (name, code) SELECT 'c' || i, i FROM generate_series(1, 20) i;
     INSERT INTO orders (customer, code, p) SELECT 1 + i % 20, 1 + i % 20, ROW(i, 'x')::pair FROM generate_series(1, 60) i;
     INSERT INTO lines (id, "order") SELECT i, 1 + i % 60 FROM generate_series(1, 80) i;
+    INSERT INTO kitted SELECT generate_series(1, 6);
+    INSERT INTO granted SELECT generate_series(1, 3);
     INSERT INTO computed SELECT generate_series(1, 5);
     INSERT INTO guarded SELECT generate_series(1, 5);
     INSERT INTO sales.invoices (what) SELECT 'w' || i FROM generate_series(1, 9) i;
@@ -113,11 +123,35 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def extension(servers_folder: Path) -> Path:
+    """The folder of an extension that only sessions find which are told of it."""
+    folder = servers_folder / "share" / "extension"
+    folder.mkdir(parents=True)
+    (folder / "kit.control").write_text("default_version = '1'\n")
+    (folder / "kit--1.sql").write_text(
+        "CREATE FUNCTION kit() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 7'; CREATE TYPE kind AS ENUM ('a');\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def roles(postgres: PostgresServer) -> Iterator[tuple[str, str]]:
+    """A role that stays, and one that has another name after the backup."""
+    control, own = TestDatabase(postgres, "postgres"), ("selective_stays", "selective_gone")
+    control.execute(f"CREATE ROLE {own[0]}; CREATE ROLE {own[1]}")
+    yield own
+    control.execute(f"DROP ROLE {own[0]}; DROP ROLE {own[1]}_renamed")
+
+
+@pytest.fixture(scope="module")
+def chain(
+    postgres: PostgresServer, roles: tuple[str, str], extension: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Chain]:
     """One chain for all restores of this module."""
     with fresh_database(postgres, "shop") as source:
         folder = tmp_path_factory.mktemp("chain")
-        source.execute(SOURCE)
+        search = f"SET extension_control_path = '{extension.parent}:$system'; CREATE SCHEMA kit; CREATE EXTENSION kit SCHEMA kit;"
+        source.execute(search + SOURCE.replace("stays", roles[0]).replace("gone", roles[1]))
         request = BackupRequest(
             target=DatabaseTarget(names=(source.name,)), into=f"file://{folder}", options=BackupOptions(protection="1h")
         )
@@ -125,6 +159,7 @@ def chain(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         before = rows(source, "lines")
         source.execute(CHANGES)
         run_backup(Context(), source.cluster, request.model_copy(update={"append": "LATEST"}), processes=False)
+        source.execute(f"ALTER ROLE {roles[1]} RENAME TO {roles[1]}_renamed")
         yield Chain(source, folder, str(full.end.lsn), before)
 
 
@@ -411,16 +446,9 @@ def test_schema_only_reads_nothing_and_verification_everything(chain: Chain, tar
             file.write_bytes(data)
 
 
-def test_a_database_under_another_name_is_one_database(chain: Chain, target: TestDatabase) -> None:
+def test_a_new_name_is_for_one_database(chain: Chain) -> None:
     with pytest.raises(BadInput, match="new_db_name can only be used for RESTORE DATABASE with a single target"):
         parse(f"RESTORE DATABASE a, b FROM LATEST IN 'file://{chain.folder}' WITH new_db_name = 'x'")
-    request = parse(
-        f"RESTORE DATABASE {chain.source.name} FROM LATEST IN 'file://{chain.folder}' WITH new_db_name = '{target.name}'"
-    )
-    assert isinstance(request, RestoreRequest)
-    run_restore(Context(), target.cluster, request, processes=False)  # into an existing empty database
-    for table in ("orders", "lines", "computed", "sales.invoices", "totals"):
-        assert rows(target, table) == rows(chain.source, table)
 
 
 def test_a_killed_restore_goes_on_with_what_it_left_out(chain: Chain, target: TestDatabase) -> None:
@@ -431,3 +459,36 @@ def test_a_killed_restore_goes_on_with_what_it_left_out(chain: Chain, target: Te
     restore(chain, target, "TABLE lines", options)  # makes the objects again, from what it wrote down
     assert defaults(target, "lines") == {"t", "h"}
     assert rows(target, "lines") == rows(chain.source, "lines")
+
+
+def test_an_extension_that_the_server_lacks(chain: Chain, target: TestDatabase) -> None:
+    parts = ["default of k in table public.kitted", "extension kit", "pg_available_extensions", "skip_missing_udfs"]
+    refused(chain, target, Refused, 1, parts, "TABLE kitted")
+    restore(chain, target, "TABLE kitted", "skip_missing_udfs")
+    assert rows(target, "kitted") == rows(chain.source, "kitted")
+    assert defaults(target, "kitted") == {"t", "h"}
+    refused(chain, target, Refused, 1, ["column k", "extension kit", "cannot be left out"], "TABLE typed", "skip_missing_udfs")
+
+
+def test_a_database_whose_extension_the_server_lacks_is_not_begun(chain: Chain, target: TestDatabase) -> None:
+    name = f"{target.name}_whole"
+    request = parse(f"RESTORE DATABASE {chain.source.name} FROM LATEST IN 'file://{chain.folder}' WITH new_db_name = '{name}'")
+    assert isinstance(request, RestoreRequest)
+    with pytest.raises(Refused, match=r"does not have the extension kit \(pg_available_extensions\)"):
+        run_restore(Context(), target.cluster, request, processes=False)
+    assert target.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]) == []
+
+
+def test_owners_and_privileges(chain: Chain, target: TestDatabase, roles: tuple[str, str]) -> None:
+    query = "SELECT pg_get_userbyid(relowner)::text, relacl::text FROM pg_class WHERE relname = 'granted'"
+    restore(chain, target, "TABLE granted")
+    assert target.execute(query) == [("postgres", None)], "without grants everything belongs to the role that restores"
+    target.execute("DROP TABLE granted")
+    told = restore(chain, target, "TABLE granted", "grants")
+    assert f"no role {roles[1]}" in told
+    assert f"no role {roles[0]}" not in told
+    assert target.execute("SELECT has_table_privilege(%s, 'granted', 'SELECT')", [roles[0]]) == [(True,)]
+    assert target.execute("SELECT has_any_column_privilege(%s, 'granted', 'UPDATE')", [f"{roles[1]}_renamed"]) == [(False,)]
+    assert target.execute(query)[0][0] == "postgres"
+    assert rows(target, "granted") == rows(chain.source, "granted")
+    refused(chain, target, Refused, 1, [roles[1], "policy public.policed", "Create these roles"], "TABLE policed")

@@ -21,7 +21,7 @@ _KEPT_IF_THERE = frozenset({"SCHEMA", "EXTENSION"})
 _NAMED_LIKE_RELATIONS = RELATIONS | {"SEQUENCE", "INDEX"}
 _NAMED_LIKE_TYPES = RELATIONS | {"TYPE", "DOMAIN", "SHELL TYPE"}
 _INDEXED = re.compile(r'ADD CONSTRAINT "((?:[^"]|"")+)" (?:PRIMARY KEY|UNIQUE|EXCLUDE)')
-_OWNER = re.compile(r'\s+ALTER [^;]* OWNER TO "(?:[^"]|"")+";\s*\Z')
+_OWNER = re.compile(r'\s+ALTER (?:[^;"]|"(?:[^"]|"")+")*? OWNER TO (?:"(?:[^"]|"")+"|\w+);\s*\Z')
 _LABEL = re.compile(r"'((?:[^']|'')*)'")
 
 

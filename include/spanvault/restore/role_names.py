@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator
 from spanvault.database.postgres.archive import Entry
 
 _ROLE = r'"(?:[^"]|"")+"'
-_OWNER = re.compile(rf"^ALTER [^;]* OWNER TO ({_ROLE});$", re.MULTILINE)
+_REST = r'(?:[^;"]|"(?:[^"]|"")+")*?'  # of a statement
+# pg_restore writes this at an entry's end, with quotes where they are needed; all else pg_dump wrote, with quotes.
+_OWNER = re.compile(rf"^ALTER {_REST} OWNER TO ({_ROLE}|\w+);\Z", re.MULTILINE)
 _AS_ROLE = re.compile(rf"^SET SESSION AUTHORIZATION ({_ROLE});\n(.*?)^RESET SESSION AUTHORIZATION;$", re.MULTILINE | re.DOTALL)
 _PRIVILEGE = re.compile(
-    rf"^(?:ALTER DEFAULT PRIVILEGES FOR ROLE (?P<of>{_ROLE}) [^;]*?)?(?:GRANT|REVOKE) [^;]*?"
-    rf" (?:TO|FROM) (?P<to>{_ROLE}|PUBLIC)[^;]*;$",
+    rf"^(?:ALTER DEFAULT PRIVILEGES FOR ROLE (?P<of>{_ROLE}) {_REST})?(?:GRANT|REVOKE) {_REST}"
+    rf" (?:TO|FROM) (?P<to>{_ROLE}|PUBLIC){_REST};$",
     re.MULTILINE,
 )
 _POLICY = re.compile(
@@ -64,5 +66,5 @@ def _named(found: re.Match[str]) -> set[str]:
     return {_plain(role) for role in roles if role and role != "PUBLIC"}
 
 
-def _plain(quoted: str) -> str:
-    return quoted[1:-1].replace('""', '"')
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
