@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME
-from spanvault.database.postgres.dump import connection_environment
+from spanvault.database.postgres.dump import connection_environment, ended_by_signal
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 
@@ -189,6 +189,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
     )
     if done.returncode == 0 or _only_unknown_setting(done.stderr):
         return done.stdout
+    if done.returncode < 0:  # no word on the archive, nor on the server
+        raise ended_by_signal(program, done.returncode)
     reason = _first_error(done.stderr)
     if reading is not None:
         raise Damaged(f"The schema archive cannot be read: {reason}.")

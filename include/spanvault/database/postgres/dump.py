@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -80,10 +81,21 @@ def _stored(command: Sequence[str], environment: dict[str, str], storage: Storag
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+        if status < 0:
+            raise ended_by_signal(command[0], status)
         if status != 0:
             errors.seek(0)
             raise _failure(command[0], errors.read().decode(errors="replace"))
     return ObjectReference(path=path, sha256=digest.hexdigest(), bytes=size)
+
+
+def ended_by_signal(name: str, status: int) -> Retryable:
+    """What is said of a tool that did not end by itself; `status` is the negative signal, as subprocess has it."""
+    try:
+        by = signal.Signals(-status).name
+    except ValueError:
+        by = f"signal {-status}"
+    return Retryable(f"{name} was ended by {by}, as by a machine that is out of memory; see to that, then try again.")
 
 
 def _failure(name: str, text: str) -> BadInput | Retryable:
