@@ -36,6 +36,7 @@ from spanvault.model.request import (
     ShowBackupRequest,
     ShowBackupsRequest,
 )
+from spanvault.model.result import DamagedInPart, Incomplete
 from spanvault.model.target import DatabaseTarget
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database
@@ -160,6 +161,55 @@ def test_a_place_that_is_not_given_is_asked_for(spread: Spread) -> None:
         shown = ShowBackupRequest(collection=given, subdir=str(listed["id"]), schemas=True)
         assert execute(context, shown, cluster=None).rows
         assert [note for note in notes.notes if "not in the locations given" in note and missing in note]
+
+
+def test_a_check_names_the_place_that_is_not_given_and_shows_the_rest(spread: Spread) -> None:
+    """Two chains, of which one has its region=us in a folder of its own."""
+    into, first = spread.uri(*TIERS), spread.uri(*TIERS).replace("/region=us?", "/old_us?")
+    chains = [spread.backup(places).subdir for places in (first, into)]
+    default = spread.uri()
+    for level in ("check_files", "checksums"):
+        with pytest.raises(Incomplete) as found:
+            collection_check(spread.context, default.replace("?COCKROACH_LOCALITY=default", ""), level)
+        assert not isinstance(found.value, Damaged)
+        assert found.value.result.dicts()[0]["outcome"] == "could not verify"
+        for tier in TIERS:
+            sentence = f"The files of {tier} of {chains[0]}, {chains[1]} were not looked at, because their place is not given"
+            assert str(found.value).count(sentence) == 1
+        assert "missing" not in str(found.value)
+        assert ".parquet" not in str(found.value)
+    lost = next((spread.folder / "region=eu" / chains[1]).rglob("*.parquet"))
+    lost.unlink()
+    with pytest.raises(DamagedInPart, match="The following files are missing from the backup:") as damaged:
+        collection_check(spread.context, spread.uri("region=eu"), "check_files")
+    assert f"\t{chains[1]}/000000/data/region=eu/{lost.name}\n" in str(damaged.value)
+    assert str(damaged.value).count("parquet") == 1
+    assert f"Not all could be looked at: The files of region=us of {chains[0]}, {chains[1]} were not" in str(damaged.value)
+    assert damaged.value.result.dicts()[0]["outcome"] == "fail"
+    with pytest.raises(DamagedInPart) as elsewhere:
+        collection_check(spread.context, into, "check_files")
+    written = f"and all other files of region=us; they were written to file://{spread.folder}/old_us?COCKROACH_LOCALITY="
+    assert f"\t{chains[0]}/000000/BACKUP_PART_region=us-" in str(elsewhere.value)
+    assert written in str(elsewhere.value)
+    assert str(elsewhere.value).count(chains[0]) == 1
+
+
+def test_a_sweep_says_which_places_it_did_not_look_at(spread: Spread) -> None:
+    into = spread.uri(*TIERS)
+    spread.backup(into)
+    for given, sentence in (
+        (spread.uri().replace("?COCKROACH_LOCALITY=default", ""), "1 of 3 places of the collection was"),
+        (spread.uri("region=us"), "2 of 3 places of the collection were"),
+        (into, None),
+    ):
+        notes = Notes()
+        sweep(replace(spread.context, progress=notes), given)
+        told = [note for note in notes.notes if "places of the collection" in note]
+        assert bool(told) == (sentence is not None)
+        if sentence is not None:
+            assert told[0].startswith(sentence)
+            assert "region=eu" in told[0]
+            assert ("region=us" in told[0]) == ("region=us" not in given and "region%3Dus" not in given)
 
 
 def test_files_may_be_moved_and_gathered(spread: Spread) -> None:

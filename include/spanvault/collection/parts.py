@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Iterable
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.layout import object_key, part_path
+from spanvault.collection.layout import layer_folder, object_key, part_path
 from spanvault.errors import Damaged, NotFound
 from spanvault.model.manifest import DataFile, Manifest, ObjectReference, Part, PartDocument
+from spanvault.model.places import place_name
 from spanvault.storage.base import Storage
+from spanvault.storage.keys import DATA_FOLDER
 
 
 def write_part(
@@ -54,6 +56,17 @@ def check_parts(data: Storage, manifest: Manifest) -> None:
 def missing_parts(data: Storage, manifest: Manifest) -> list[str]:
     """The localities whose parts are in none of the places given."""
     return [part.locality for part in manifest.parts if data.head(object_key(manifest.subdir, part.document.path)) is None]
+
+
+def absent_parts(data: Storage, manifest: Manifest) -> list[Part]:
+    """The parts of the layer of which nothing is in the places given: neither the description nor a file beside it."""
+    missing = missing_parts(data, manifest)
+    folder = f"{layer_folder(manifest.subdir, manifest.number)}{DATA_FOLDER}/"
+    return [
+        part
+        for part in manifest.parts
+        if part.locality in missing and next(data.list(f"{folder}{place_name(part.locality)}/"), None) is None
+    ]
 
 
 def require_parts(data: Storage, manifest: Manifest, *, undone: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from spanvault.backup.compact import Compaction
-from spanvault.collection.chain import original_layers
+from spanvault.collection.chain import load_manifest, original_layers
 from spanvault.collection.expire import expire
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import rebuild
 from spanvault.collection.lookup import complete_subdirs, find_subdir, latest
 from spanvault.collection.markers import mark_invalid
+from spanvault.collection.parts import missing_parts
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import SAFE_AGE
 from spanvault.collection.sweep import sweep as sweep_garbage
@@ -22,9 +23,10 @@ from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.ddl_logs import remove_ddl_log
 from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
-from spanvault.errors import BadInput, Damaged, Permanent
+from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 from spanvault.model.cut import format_time
-from spanvault.model.result import Cell, Incomplete, Result
+from spanvault.model.places import Places
+from spanvault.model.result import Cell, DamagedInPart, Incomplete, Result
 from spanvault.model.sentences import few
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
@@ -39,7 +41,7 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     """Check identity, index and every chain; at level `checksums` read every byte of every chain too, at `schema_only`
     restore the newest one's schema. With `subdir` (a path or LATEST) check that backup only.
 
-    Raises Damaged when anything is wrong; Incomplete or Retryable when something could not be looked at, and why.
+    Raises DamagedInPart when anything is wrong; Incomplete or Retryable when something could not be looked at, and why.
     """
     _require_level(level)
     storage = context.storage(uri)
@@ -60,8 +62,8 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     for _, result in sorted(results, key=lambda pair: pair[1].outcome != "fail"):  # damage first
         try:
             result.require_pass()
-        except Damaged:
-            raise
+        except Damaged as error:
+            raise DamagedInPart(str(error), found_out) from None
         except Permanent as error:
             raise Incomplete(f"{error}{_way_out(context, uri) if subdir is None else ''}", found_out) from None
     return found_out
@@ -205,9 +207,27 @@ def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timed
     )
     for problem in report.problems[report.unread :]:
         context.progress.note(problem)
+    _tell_places(context, uri)
     row = (report.objects, report.bytes, report.unfinished, report.dry_run)
     found = Result(columns=("objects", "bytes", "unfinished_uploads", "dry_run"), rows=(row,))
     return _complete(context, uri, found, report.problems[: report.unread])
+
+
+def _tell_places(context: Context, uri: str) -> None:
+    """Say which localities have files of the collection at places that are not given."""
+    storage, given = context.storage(uri), [tier for tier, _ in Places.parse(uri).others]
+    lacking: set[str] = set()
+    for subdir in complete_subdirs(storage):
+        try:
+            lacking.update(missing_parts(storage, load_manifest(storage, subdir)))
+        except (Permanent, Retryable):
+            continue  # what cannot be read is told by the sweep
+    if names := sorted(lacking.difference(given)):
+        seen = 1 + len(given)
+        context.progress.note(
+            f"{seen} of {seen + len(names)} places of the collection {'was' if seen == 1 else 'were'} looked at: the URIs of"
+            f" {', '.join(names)} are not given, and what is garbage there is neither counted nor removed."
+        )
 
 
 def expire_backups(

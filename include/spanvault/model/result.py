@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spanvault.errors import Permanent
+from spanvault.errors import Damaged, Permanent
 from spanvault.model.base import Value
 
 Cell = str | int | float | bool | None
@@ -25,3 +25,7 @@ class Incomplete(Permanent):
     def __init__(self, sentence: str, result: Result) -> None:
         super().__init__(sentence)
         self.result = result
+
+
+class DamagedInPart(Damaged, Incomplete):
+    """Part of what was looked at is damaged; `result` is what was found out."""

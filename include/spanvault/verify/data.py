@@ -25,6 +25,7 @@ from spanvault.model.schema import SYSTEM_COLUMNS, Table
 from spanvault.storage.base import Storage
 from spanvault.verify.files import object_count
 from spanvault.verify.layers import layers_to_check
+from spanvault.verify.places import AbsentPlaces
 from spanvault.verify.result import Findings, VerificationResult
 
 TableKey = tuple[str, int]
@@ -77,7 +78,7 @@ class _Reading:
         self.manifest = layer.manifest
         self.findings = findings
         self.progress = progress
-        self._data = layer.data
+        self.data = layer.data
         self._scratch = scratch
         self._shapes = {number: _shapes(manifest) for number, manifest in originals.items()}
         self._own = _shapes(layer.manifest)
@@ -88,7 +89,7 @@ class _Reading:
 
     def check_part(self, reference: ObjectReference) -> None:
         """The same of an object that is where the data files are."""
-        self._check(self._data, reference)
+        self._check(self.data, reference)
 
     def _check(self, storage: Storage, reference: ObjectReference) -> None:
         with self.findings.guard():
@@ -103,7 +104,7 @@ class _Reading:
             shapes = self._shapes_of(file)
             if not shapes:
                 raise Damaged(f"{key} is of table {file.table_oid} of {file.database!r}, which the manifest does not have.")
-            with verified_file(self._data, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
+            with verified_file(self.data, key, sha256=file.sha256, size=file.bytes, scratch=self._scratch) as local:
                 rows = _count_rows(local, key, file, shapes)
             if rows != file.rows:
                 raise Damaged(f"{key} holds {rows} rows, and {file.rows} were written.")
@@ -154,6 +155,7 @@ def _check_layer(layer: _Reading, workers: int) -> None:
     rows: Counter[TableKey] = Counter()
     changed: set[TableKey] = set()
     count = size = 0
+    absent = AbsentPlaces(layer.data, manifest, layer.findings)
 
     def listed() -> Iterable[Callable[[], None]]:
         nonlocal count, size
@@ -163,10 +165,11 @@ def _check_layer(layer: _Reading, workers: int) -> None:
             rows[key] += file.rows
             if file.role == "change":
                 changed.add(key)
-            yield partial(layer.check_file, file)
+            if not absent.hold(file.path):
+                yield partial(layer.check_file, file)
 
     own = (partial(layer.check_object, reference) for reference in own_objects(manifest))
-    parts = (partial(layer.check_part, reference) for reference in part_objects(manifest))
+    parts = (partial(layer.check_part, reference) for reference in absent.without(iter(part_objects(manifest))))
     commits = (partial(layer.check_commits, entry) for entry in manifest.databases)
     _in_parallel(itertools.chain(own, parts, commits, listed()), workers)
     if (count, size) != (manifest.totals.files, manifest.totals.file_bytes):

@@ -14,6 +14,7 @@ from spanvault.model.manifest import Manifest, ObjectReference
 from spanvault.model.progress import Progress, Silent
 from spanvault.storage.base import Storage
 from spanvault.verify.layers import layers_to_check
+from spanvault.verify.places import AbsentPlaces
 from spanvault.verify.result import Findings, VerificationResult
 
 
@@ -44,12 +45,13 @@ def check_objects(storage: Storage, layers: Sequence[Layer], findings: Findings,
     for layer in layers:
         manifest = layer.manifest
         with findings.guard():
+            absent = AbsentPlaces(layer.data, manifest, findings)
             if manifest.location is not None:
                 _compare(storage, manifest, own_objects(manifest), findings, progress)
-                _compare(layer.data, manifest, _data_files(storage, manifest), findings, progress)
+                _compare(layer.data, manifest, absent.without(_data_files(storage, manifest)), findings, progress)
                 continue
             try:
-                _compare(storage, manifest, objects_of(storage, manifest), findings, progress)
+                _compare(storage, manifest, absent.without(objects_of(storage, manifest)), findings, progress)
             except Damaged:
                 # The file list itself is gone or damaged: say what can still be said of the rest, then that.
                 _compare(storage, manifest, own_objects(manifest), findings, progress)

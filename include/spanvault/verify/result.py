@@ -10,6 +10,7 @@ from typing import Literal
 
 from spanvault.errors import BrokenChain, Damaged, Permanent, Retryable, SpanvaultError
 from spanvault.model.base import Value
+from spanvault.model.sentences import few
 
 Level = Literal["check_files", "checksums", "schema_only", "collection"]
 BACKUP_LEVELS = ("check_files", "checksums", "schema_only")  # of one backup; `collection` binds them all
@@ -43,7 +44,10 @@ class VerificationResult(Value):
         stays (a newer format, a missing privilege) or may pass. The sentence says why."""
         if self.outcome == "fail":
             found = _missing_sentence(self.missing) if self.missing else _joined(self.failures, self.failure_count)
-            raise Damaged(f"{found}{_ADVICE if self.missing else f' {_ADVICE.strip()}'}")
+            besides = (
+                f"\nNot all could be looked at: {_joined(self.unverified, self.unverified_count)}" if self.unverified else ""
+            )
+            raise Damaged(f"{found}{_ADVICE if self.missing else f' {_ADVICE.strip()}'}{besides}")
         if self.outcome == "could not verify":
             kind = Permanent if self.permanent else Retryable
             raise kind("The backup could not be verified: " + _joined(self.unverified, self.unverified_count))
@@ -63,6 +67,7 @@ class Findings:
         self._missing: list[str] = []
         self._unverified: list[str] = []
         self._notes: list[str] = []
+        self._not_given: dict[str, dict[str, None]] = {}  # the backups, in order, by the locality
 
     def looked_at(self, *, bytes_: int = 0, rows: int = 0) -> None:
         """One more object was looked at."""
@@ -80,6 +85,11 @@ class Findings:
             _keep(self._failures, sentence)
             if missing is not None:
                 _keep(self._missing, missing)
+
+    def not_given(self, locality: str, subdir: str) -> None:
+        """A backup has files of a locality whose place is not given, so they cannot be looked at; told once for each place."""
+        with self._lock:
+            self._not_given.setdefault(locality, {})[subdir] = None
 
     def note(self, sentence: str) -> None:
         """Something that harms nothing."""
@@ -102,10 +112,11 @@ class Findings:
     def result(self) -> VerificationResult:
         """The verification's result so far."""
         with self._lock:
+            absent = [_absent_sentence(locality, list(subdirs)) for locality, subdirs in self._not_given.items()]
             outcome: Outcome = "pass"
             if self._failure_count:
                 outcome = "fail"
-            elif self._unverified_count:
+            elif self._unverified_count or absent:
                 outcome = "could not verify"
             return VerificationResult(
                 level=self._level,
@@ -116,9 +127,9 @@ class Findings:
                 failure_count=self._failure_count,
                 failures=tuple(self._failures),
                 missing=tuple(self._missing),
-                unverified_count=self._unverified_count,
-                unverified=tuple(self._unverified),
-                permanent=self._permanent,
+                unverified_count=self._unverified_count + len(absent),
+                unverified=(*absent, *self._unverified)[:SHOWN],
+                permanent=self._permanent or bool(absent),
                 notes=tuple(self._notes),
                 seconds=time.monotonic() - self._started,
             )
@@ -139,6 +150,13 @@ def _missing_sentence(keys: tuple[str, ...]) -> str:
     if len(keys) >= SHOWN:
         head = "Multiple files cannot be read from the backup including:"
     return "\n\t".join([head, *keys])
+
+
+def _absent_sentence(locality: str, subdirs: list[str]) -> str:
+    return (
+        f"The files of {locality} of {few(subdirs, 3)} were not looked at, because their place is not given: add the URI that"
+        f" has, or was, COCKROACH_LOCALITY={locality}."
+    )
 
 
 def _joined(sentences: tuple[str, ...], count: int) -> str:
