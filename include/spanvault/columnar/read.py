@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from spanvault.columnar.scratch import scratch_file
 from spanvault.errors import Damaged, NotFound
 from spanvault.storage.base import Storage
 from spanvault.storage.keys import place_of
@@ -28,7 +28,7 @@ def verified_file(storage: Storage, key: str, *, sha256: str, size: int, scratch
     `scratch` is the folder for it (default: the system's temporary folder). Raises Damaged when the object is missing
     or its size or SHA-256 differs, and the storage's Retryable errors.
     """
-    with tempfile.NamedTemporaryFile(prefix="spanvault-", suffix=".parquet", dir=scratch) as local:
+    with scratch_file(scratch, ".parquet") as (local, path):
         digest, received = hashlib.sha256(), 0
         try:
             for chunk in storage.read_chunks(key, 4 << 20):
@@ -46,7 +46,7 @@ def verified_file(storage: Storage, key: str, *, sha256: str, size: int, scratch
         if digest.hexdigest() != sha256:
             raise _damaged(storage, key, "does not have the SHA-256 that was recorded; the stored file is damaged.")
         local.flush()
-        yield Path(local.name)
+        yield path
 
 
 def _damaged(storage: Storage, key: str, what: str) -> Damaged:

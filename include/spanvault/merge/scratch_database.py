@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, Final, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from spanvault.columnar.scratch import scratch_folder
 
 MEMORY_LIMIT: Final = "192MB"
 
@@ -56,10 +57,10 @@ class ScratchDatabase:
 def temporary_database(scratch: Path | None) -> Iterator[tuple[ScratchDatabase, Path]]:
     """A scratch database in a folder of its own (below `scratch`), and that folder; both are gone when the block ends."""
     with (
-        tempfile.TemporaryDirectory(prefix="spanvault-merge-", dir=scratch) as folder,
-        ScratchDatabase(Path(folder)) as database,
+        scratch_folder("merge", scratch) as folder,
+        ScratchDatabase(folder) as database,
     ):
-        yield database, Path(folder)
+        yield database, folder
 
 
 def numbered(arrays: list[pa.Array], names: list[str]) -> pa.Table:

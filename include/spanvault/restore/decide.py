@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from spanvault.columnar.scratch import scratch_file
 from spanvault.database.postgres.archive import Entry, dump_now, read_archive
 from spanvault.database.postgres.target import Connection, available_extensions, role_names
 from spanvault.errors import Refused
@@ -47,9 +46,9 @@ def decide(work: Work, control: Connection, database: DatabaseRestore, entries: 
 
 def present_in(work: Work, target: str) -> Mapping[Identity, Entry]:
     """What the target database has now, by what names it."""
-    with tempfile.NamedTemporaryFile(prefix="spanvault-", suffix=".dump", dir=work.scratch) as local:
-        dump_now(work.cluster.primary, target, Path(local.name))
-        return {entry.identity: entry for entry in read_archive(Path(local.name))}
+    with scratch_file(work.scratch, ".dump") as (_, local):
+        dump_now(work.cluster.primary, target, local)
+        return {entry.identity: entry for entry in read_archive(local)}
 
 
 def _whole(work: Work, control: Connection, entries: Sequence[Entry]) -> Decision:

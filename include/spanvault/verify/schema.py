@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 from spanvault.collection.chain import Resolved, resolve
 from spanvault.collection.files import own_objects
 from spanvault.collection.lookup import find_subdir
+from spanvault.columnar.scratch import scratch_folder
 from spanvault.config.clusters import Cluster, cluster_from_url
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.sqlstate import translated
@@ -77,10 +76,7 @@ def _make_databases(cluster: Cluster, manifest: Manifest) -> None:
 @contextmanager
 def _scratch_cluster(scratch: Path | None) -> Iterator[Cluster]:
     """A PostgreSQL that is deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="spanvault-schema-", dir=scratch))
-    try:
+    with scratch_folder("schema", scratch) as folder:
         folder.chmod(0o755)  # the server may run as another user
         with PostgresServer(folder / "server", name="schema-check") as server:
             yield cluster_from_url(server.url(), "schema-check")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
