@@ -22,11 +22,11 @@ from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
 from spanvault.engine.restore_local import run_restore
 from spanvault.engine.steps import plan_backup
-from spanvault.errors import Refused
+from spanvault.errors import NotFound, Refused
 from spanvault.model.locality import Locality
 from spanvault.model.manifest import DataFile, Manifest, Plan
 from spanvault.model.request import BackupOptions, BackupRequest, EncryptionOptions, RestoreOptions, RestoreRequest
-from spanvault.model.target import DatabaseTarget
+from spanvault.model.target import DatabaseTarget, TablePattern, TableTarget
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 from tests.kit.standbys import Nodes, running_nodes
@@ -200,7 +200,30 @@ def test_tables_are_read_where_they_belong(story: Story) -> None:
 def test_nodes_that_are_not_there_are_asked_for(story: Story, tiers: str, execution_locality: str, sentence: str) -> None:
     with pytest.raises(Refused, match=sentence):
         story.plan(story.uri(tiers), strict=True, execution_locality=execution_locality)
-    assert not list(story.folder.rglob("PLAN.json"))
+    assert not list(story.folder.rglob("*"))
+    assert not held_here(story)
+
+
+def held_here(story: Story) -> list[str]:
+    """The slots and publications in the story's database."""
+    slots = "select slot_name::text from pg_replication_slots where database = current_database()"
+    found = story.database.execute(f"{slots} union all select pubname::text from pg_publication")
+    return [name for (name,) in found]
+
+
+def test_what_is_refused_leaves_nothing_behind(story: Story) -> None:
+    """Neither a slot that keeps the source's log, nor a publication, nor a file."""
+    into = story.uri("region=eu", "region=us")
+    with pytest.raises(Refused, match="Fingerprints are computed on the primary"):
+        story.plan(into, execution_locality="region=us", fingerprint=True)
+    story.database.execute("create table keyless (v text); insert into keyless values ('x')")
+    with pytest.raises(Refused, match=r"The log does not tell the changes of public\.keyless"):
+        story.plan(into, execution_locality="region=us")
+    with pytest.raises(NotFound, match="has no table or view"):
+        missing = BackupRequest(target=TableTarget(patterns=(TablePattern(name="missing"),)), into=into, encryption=KEY)
+        plan_backup(story.context.unlocking(KEY), story.cluster, missing, run_key=str(uuid.uuid4()))
+    assert not list(story.folder.rglob("*"))
+    assert not held_here(story)
 
 
 def test_strict_with_a_place_for_each_node(story: Story) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -55,10 +55,11 @@ class Spread:
     database: TestDatabase
     folder: Path
     keys: EncryptionOptions = PLAIN
+    progress: Notes = field(default_factory=Notes)
 
     @property
     def context(self) -> Context:
-        return Context(settings=Settings(wait_for_writers=20))
+        return Context(settings=Settings(wait_for_writers=20), progress=self.progress)
 
     @property
     def cluster(self) -> Cluster:
@@ -236,7 +237,17 @@ def test_a_chain_keeps_its_localities(spread: Spread) -> None:
     change(spread.database)
     fresh = spread.backup(spread.uri(*TIERS), "LATEST")
     assert fresh.kind == "full"
+    (told,) = [note for note in spread.progress.notes if "A full backup is taken instead" in note]
+    assert ": region=us is new. A chain keeps its localities" in told
+    assert "reads all tables" in told
+    assert "on_broken_chain = 'fail'" in told
+    with pytest.raises(BrokenChain, match="there is none for region=us any more, and zone=a is new"):
+        spread.backup(spread.uri("region=eu", "zone=a"), "LATEST", on_broken_chain="fail")
     assert spread.restored(spread.uri(*TIERS)) == rows_of(spread.database)
+    spread.backup(spread.uri(*TIERS).replace("/region=us?", "/other?"), "LATEST")
+    (told,) = [note for note in spread.progress.notes if "The place of" in note]
+    assert f"of region=us was file://{spread.folder}/region%3Dus?" in told
+    assert f"is file://{spread.folder}/other?" in told
 
 
 def test_exchanged_and_foreign_places_are_refused(spread: Spread, tmp_path: Path) -> None:

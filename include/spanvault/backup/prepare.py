@@ -27,10 +27,10 @@ from spanvault.database.postgres.protect import Owner, hold
 from spanvault.database.postgres.server import Connection, identity, mark_log, scalar
 from spanvault.errors import Damaged, KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
-from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, SourceIdentity
+from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, Protection, SourceIdentity
 from spanvault.model.places import Places
 from spanvault.model.request import BackupRequest
-from spanvault.model.span import Batch, Span
+from spanvault.model.span import Batch
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TableTarget
 from spanvault.statement.render import render_redacted
 from spanvault.storage.base import Storage
@@ -144,14 +144,16 @@ def make_plan(
     """Examine and protect the source, then write PLAN.json under the first free time from now on. `closes` is the chain
     that the full follows, `places` are the storages of localities.
 
-    The protection is taken before the plan is written: a crash in between leaves one that expires by itself. Raises
-    what preflight finds, NotFound for a target that does not exist, Busy when open transactions do not end.
+    The protection is taken before the plan is written: a crash in between leaves one that expires by itself. What can be
+    refused is refused before that. Raises what preflight finds, NotFound for a target that does not exist, Busy when open
+    transactions do not end.
     """
     require_nodes(cluster, request)
     with connect(cluster.primary, purpose="plan") as connection:
         require(connection)
         source = identity(connection, cluster.name)
         names = databases_of(request.target, user_databases(query_of(connection)), cluster.primary.database)
+    require_possible(cluster, request, names)
     collection = ensure_collection(storage, system_identifier=source.system_identifier, now=clock())
     claim_places(places or {}, collection)
     owner = Owner(collection_id=collection.id, collection=storage.display_uri, expires_at=clock() + protection_length(request))
@@ -176,6 +178,28 @@ def _faster_try(storage: Storage, subdir: str, run_key: str) -> Plan | None:
     except (KeyMismatch, Damaged):
         return None  # another's, or two others' who both withdraw
     return present if present is not None and present.run_key == run_key else None
+
+
+def require_possible(cluster: Cluster, request: BackupRequest, names: Sequence[str]) -> None:
+    """Refuse what the tables as they are now rule out, while nothing is made yet, on the source or on storage."""
+    seen = tuple(_seen(cluster, request, name) for name in names)
+    check_names(request, cluster.primary.database, seen, cluster)
+    require_readable_there(cluster, request, seen)
+    if request.append is None and len(cluster.endpoints) > 1:
+        _batches(cluster, request, seen)
+
+
+def _seen(cluster: Cluster, request: BackupRequest, name: str) -> PlannedDatabase:
+    """The database and its tables as they are now, not protected."""
+    with connect(cluster.primary, name, purpose="plan") as connection:
+        query = query_of(connection)
+        database = read_database(query)
+        named = select_tables(request.target, name, cluster.primary.database, read_tables(query))
+        tables = with_exclusions(query, cluster, name, named)
+        nothing = Protection(database=name, slot="", publication="", publication_oid=0, publication_xmin=0, start=Lsn(0))
+        return PlannedDatabase(
+            database=database.model_copy(update={"tables": tables}), protection=nothing, types_version=types_version(query)
+        )
 
 
 def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
@@ -243,14 +267,6 @@ def _draft(
     databases: tuple[PlannedDatabase, ...],
     cluster: Cluster,
 ) -> Plan:
-    span_bytes = span_size((planned.database for planned in databases), request.options.span_bytes)
-    spans = [span for planned in databases for span in spans_of(planned.database, span_bytes)]
-    several = len(databases) > 1
-    names = {
-        (planned.database.name, table.oid): f"{planned.database.name}.{table.qualified}" if several else table.qualified
-        for planned in databases
-        for table in planned.database.tables
-    }
     return Plan(
         subdir=subdir_of(planned_at),
         run_key=run_key,
@@ -260,18 +276,20 @@ def _draft(
         request_text=render_redacted(request),
         source=source,
         databases=databases,
-        batches=_batches(cluster, request, databases, spans, names),
+        batches=_batches(cluster, request, databases),
     )
 
 
-def _batches(
-    cluster: Cluster,
-    request: BackupRequest,
-    databases: Sequence[PlannedDatabase],
-    spans: Sequence[Span],
-    names: dict[tuple[str, int], str],
-) -> tuple[Batch, ...]:
-    """The spans in batches; of a cluster of several nodes each for one of them, as they are now."""
+def _batches(cluster: Cluster, request: BackupRequest, databases: Sequence[PlannedDatabase]) -> tuple[Batch, ...]:
+    """The tables in spans and batches; of a cluster of several nodes each for one of them, as they are now."""
+    span_bytes = span_size((planned.database for planned in databases), request.options.span_bytes)
+    spans = [span for planned in databases for span in spans_of(planned.database, span_bytes)]
+    several = len(databases) > 1
+    names = {
+        (planned.database.name, table.oid): f"{planned.database.name}.{table.qualified}" if several else table.qualified
+        for planned in databases
+        for table in planned.database.tables
+    }
     states, options = discover(cluster), request.options
     if not states:
         return batches_of(spans, names, options.workers)

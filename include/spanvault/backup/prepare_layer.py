@@ -9,7 +9,7 @@ from spanvault.backup.captured import query_of
 from spanvault.backup.cuts import find_ends
 from spanvault.backup.execution import require_nodes, require_readable_there
 from spanvault.backup.plan import databases_of
-from spanvault.backup.prepare import check_names, plan_database, redacted
+from spanvault.backup.prepare import check_names, plan_database, redacted, require_possible
 from spanvault.backup.protection import protection_length
 from spanvault.collection.chain import head, load_manifest
 from spanvault.collection.identity import read_collection
@@ -126,11 +126,25 @@ def chain_to_close(storage: Storage, cluster: Cluster, request: BackupRequest) -
 def require_same_places(newest: Manifest, request: BackupRequest) -> None:
     """Raise BrokenChain if the chain has URIs for other localities than are given: it keeps them from its full on."""
     had, given = Places.parse(newest.request.into).localities, Places.parse(request.into).localities
-    if had != given:
+    lost, new = [tier for tier in had if tier not in given], [tier for tier in given if tier not in had]
+    if lost or new:
+        changes = [f"there is none for {', '.join(lost)} any more"] if lost else []
+        changes += [f"{', '.join(new)} is new"] if new else []
         raise BrokenChain(
-            f"The backup {newest.subdir} has URIs for the localities {', '.join(had)}, and {', '.join(given)} were given; a chain"
-            " keeps its localities, so give the same or take a new full backup."
+            f"The backup {newest.subdir} has URIs for the localities {', '.join(had)}, and {', '.join(given)} were given:"
+            f" {', and '.join(changes)}. A chain keeps its localities, so give the same or take a new full backup."
         )
+
+
+def moved_places(newest: Manifest, request: BackupRequest) -> list[str]:
+    """A sentence for each locality whose URI is another place than the chain's newest backup has."""
+    before = dict(Places.parse(newest.request.into).others)
+    return [
+        f"The place of {tier} was {before[tier]} and is {uri} now: a restore finds the chain's earlier files only if they are"
+        " moved there; if this was a slip, correct the URI."
+        for tier, uri in Places.parse(request.into).others
+        if tier in before and not (before[tier].contains(uri) and uri.contains(before[tier]))
+    ]
 
 
 def require_whole(storage: Storage, newest: Manifest) -> None:
@@ -186,6 +200,7 @@ def _databases(
         if entry is not None:
             with connect(cluster.primary, name, purpose="plan") as connection:
                 check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
+    require_possible(cluster, request, names)
     owner = Owner(
         collection_id=read_collection(storage).id,
         collection=storage.display_uri,

@@ -14,7 +14,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
-from spanvault.engine.steps import as_full, new_plan
+from spanvault.engine.steps import as_full, new_plan, tell_full
 from spanvault.errors import AlreadyCovered, BrokenChain, NotFound, Refused
 from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan
@@ -79,7 +79,7 @@ def plan_scheduled(
     except BrokenChain as error:
         if not timely or request.options.on_broken_chain == "fail":
             raise
-        context.progress.note(f"{error} A full backup is taken instead.")
+        tell_full(context, error)
         return new_plan(context, cluster, full, run_key=run_key)
 
 

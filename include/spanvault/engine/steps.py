@@ -10,10 +10,10 @@ from spanvault.backup.export import BatchSummary
 from spanvault.backup.export import export_batch as export
 from spanvault.backup.finish import commit_seal
 from spanvault.backup.prepare import make_plan, own_plan, redacted, unfinished_plan
-from spanvault.backup.prepare_layer import chain_to_close, covered_by, make_layer_plan
+from spanvault.backup.prepare_layer import chain_to_close, covered_by, make_layer_plan, moved_places
 from spanvault.backup.protection import move_on, renew
 from spanvault.backup.seal import seal
-from spanvault.collection.chain import head, original_layers
+from spanvault.collection.chain import head, load_manifest, original_layers
 from spanvault.collection.commit import committed_run
 from spanvault.collection.identity import claim_places, read_collection
 from spanvault.collection.lookup import latest
@@ -99,13 +99,24 @@ def new_plan(
                 times=times,
                 synthetic=synthetic,
             )
+            if places:
+                for sentence in moved_places(load_manifest(storage, plan.subdir, plan.number - 1), request):
+                    context.progress.note(sentence)
     except BrokenChain as error:
         if request.append is None or times or request.options.on_broken_chain == "fail":
             raise
-        context.progress.note(f"{error} A full backup is taken instead.")
+        tell_full(context, error)
         plan = _new_full(context, cluster, as_full(request), run_key)
     context.reached("plan.after_plan")
     return plan
+
+
+def tell_full(context: Context, error: BrokenChain) -> None:
+    """Say that a chain that cannot go on is followed by a full, and what that means."""
+    context.progress.note(
+        f"{error} A full backup is taken instead. It reads all tables and begins a new chain; if that is not meant, stop it now,"
+        " or give on_broken_chain = 'fail', which refuses it."
+    )
 
 
 def as_full(request: BackupRequest) -> BackupRequest:
