@@ -135,7 +135,7 @@ def test_half_a_chain(shop: Shop, capsys: Captured) -> None:
         with shop.unchanged():
             restore = f"RESTORE DATABASE {shop.database.name} FROM LATEST IN '{shop.uri}' WITH new_db_name = 'half'"
             refused(capsys, 2, "sql", "--url", shop.database.url, restore)
-            message = refused(capsys, 1, "collection", "check", shop.uri)
+            message = refusal(capsys, 1, "collection", "check", shop.uri, shows=True)
             assert "missing" in message
     finally:
         manifest.write_bytes(data)

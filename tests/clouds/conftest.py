@@ -75,12 +75,12 @@ def environment() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="package")
-def services(environment: pytest.MonkeyPatch, servers_folder: Path) -> Iterator[Services]:
+def services(environment: pytest.MonkeyPatch, shared_servers_folder: Path) -> Iterator[Services]:
     """moto's AWS KMS behind a proxy that can break, the fake of Google Cloud KMS and the fake of Azure Key Vault."""
-    folder = servers_folder / "key-vault"
+    folder = shared_servers_folder / "key-vault"
     folder.mkdir()
     with (
-        MotoServer(servers_folder / "moto") as moto,
+        MotoServer(shared_servers_folder / "moto") as moto,
         TcpProxy(moto.port) as proxy,
         FakeGoogleKms() as google,
         FakeKeyVault(folder) as vault,
@@ -131,7 +131,7 @@ def _lines_of_key(key_file: Mapping[str, str]) -> list[str]:
         pytest.param("gs", marks=pytest.mark.slow),
     ],
 )
-def store(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Store]:
+def store(request: pytest.FixtureRequest, shared_servers_folder: Path) -> Iterator[Store]:
     """An empty bucket or container of a server of each kind."""
     name = f"clouds-{uuid.uuid4()}"
     if request.param == "s3":
@@ -139,9 +139,9 @@ def store(request: pytest.FixtureRequest, servers_folder: Path) -> Iterator[Stor
         return
     if request.param == "gs":
         # gs:// leads there in this process and in those that it starts, as long as this store is tested.
-        with FakeGcs(servers_folder / "fake-gcs-clouds") as server, pytest.MonkeyPatch.context() as patch:
+        with FakeGcs(shared_servers_folder / "fake-gcs-clouds") as server, pytest.MonkeyPatch.context() as patch:
             patch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
             yield GcsStore(server, name)
         return
-    with Azurite(servers_folder / "azurite-clouds") as azurite:
+    with Azurite(shared_servers_folder / "azurite-clouds") as azurite:
         yield AzureStore(azurite, name)

@@ -40,13 +40,14 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str
     return list(csv.DictReader(io.StringIO(captured.out)))
 
 
-def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
-    """Run the command in this process, which must fail with `code` and one message without a traceback; the message."""
+def refusal(capsys: pytest.CaptureFixture[str], code: int, *arguments: str, shows: bool = False) -> str:
+    """Run the command in this process, which must fail with `code` and one message without a traceback; the message. Only a
+    command that `shows` has rows all the same."""
     capsys.readouterr()
     given = run(list(arguments))
     captured = capsys.readouterr()
     assert given == code, captured.err
-    assert captured.out == ""
+    assert bool(captured.out) == shows
     assert "Traceback" not in captured.err
     messages = [line for line in captured.err.splitlines() if line.startswith("Error: ")]
     assert len(messages) == 1, captured.err
