@@ -7,6 +7,7 @@ import uuid
 from spanvault.backup.export import BatchSummary
 from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
+from spanvault.engine.here import require_here
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.engine.worker_pool import in_processes, warm_up
 from spanvault.model.manifest import Manifest, Plan
@@ -18,6 +19,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
+    require_here(context, request.options.execution_locality)
     context = context.unlocking(request.encryption, "new" if request.append is None else "open")
     if processes and request.append is None:
         warm_up()

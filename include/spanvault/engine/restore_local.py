@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
+from spanvault.engine.here import require_here
 from spanvault.engine.restore_steps import (
     abandon_restore,
     finish_restore,
@@ -31,6 +32,7 @@ def run_restore(
     processes, else one after another in this one. A failure keeps what was restored, or with `on_failure = 'clean'`
     removes it.
     """
+    require_here(context, request.options.execution_locality)
     context = context.unlocking(request.encryption)
     if processes and not dry_run:
         warm_up()
