@@ -19,6 +19,8 @@ _OTHERS = {
 # Parts whose name begins with that of their relation; other parts follow from what they depend on.
 _NAMED_AFTER_RELATION = frozenset({"DEFAULT", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY"})
 _NAMED_AS_RELATION = frozenset({"TABLE ATTACH", "ROW SECURITY", "SEQUENCE OWNED BY", "SEQUENCE SET"})
+# After all other parts: a partition with its own indexes keeps them when it is attached, and makes none.
+_LAST = {"TABLE ATTACH": 1, "INDEX ATTACH": 2}
 _PARTS = frozenset({"INDEX", "INDEX ATTACH", "STATISTICS", "COMMENT", "ACL"})
 _OWNER = re.compile(r"\n*^ALTER [A-Z ]+ [^\n]+ OWNER TO [^\n]+;\s*\Z", re.MULTILINE)
 
@@ -65,6 +67,7 @@ class SchemaObjects:
 
     def _describe(self, entry: Entry) -> Described:
         parts = [part for part in self._parts[entry.id] if part.kind != "FK CONSTRAINT" or self._both_held(part)]
+        parts.sort(key=lambda part: _LAST.get(part.kind, 0))
         grants = [part.sql for part in parts if part.kind == "ACL"]
         made = [_without_owner(part.sql) for part in (entry, *parts) if part.kind != "ACL" and part.sql]
         kind = "table" if entry.kind in RELATIONS else _OTHERS.get(entry.kind, entry.kind.lower())

@@ -206,7 +206,9 @@ def test_a_location_that_cannot_be_opened_is_named_and_left_alone(storage: Local
     new = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
     kept = _keys(storage, chain[0].subdir)
     expired = expire(storage, Policy(keep_last=1), now=NOW, dry_run=False)
-    assert len(expired.problems) == 1
+    (undeleted,) = expired.undeleted
+    assert undeleted.subdir == chain[0].subdir
+    assert ELSEWHERE in undeleted.reason
     assert _keys(storage, chain[0].subdir) == kept
     assert list(list_chains(storage)) == [new.subdir, chain[0].subdir]
 
