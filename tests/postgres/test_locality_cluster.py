@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -172,6 +173,28 @@ def test_each_region_has_its_files_while_a_standby_dies_and_comes_back(story: St
     assert not list((story.folder / "default").rglob("*/data/*.parquet"))
 
 
+def test_rows_that_go_elsewhere_than_they_belong_are_told(story: Story) -> None:
+    """At planning; and of a standby that goes away afterwards also when worker processes find that out."""
+    into, standby = story.uri("region=eu", "region=us"), story.nodes.standby_us
+    story.database.execute("comment on table here is 'spanvault.locality=region=mars'")
+    story.hooks = {"plan.after_plan": [lambda: standby.stop(immediate=True)]}
+    manifest = run_backup(story.context, story.cluster, story.request(into, workers=2))
+    handed_on = [note for note in story.progress.notes if "standby_us hands" in note]
+    assert handed_on, story.progress.notes
+    assert {file.locality for file in story.files(into, manifest)} == {"region=eu"}
+    mars = r"Tables that belong to region=mars, where the cluster has no node, are read by .*: public\.here \("
+    assert any(re.match(mars, note) for note in story.progress.notes)
+    story.progress.notes.clear()
+    story.plan(into)
+    standby.start()
+    story.nodes.caught_up()
+    (us,) = [note for note in story.progress.notes if note.startswith("Tables that belong to region=us")]
+    assert "where no node may read (standby_us: " in us
+    assert re.search(
+        r"stored at the URI of region=eu: public\.(part_1|there), public\.(part_1|there) \(tables: 2, spans: \d+\)\.$", us
+    )
+
+
 def test_tables_are_read_where_they_belong(story: Story) -> None:
     """`there` by clusters.yaml, `part_1` by the comment of the table that it is a partition of, `part_2` by its own."""
     into = story.uri("region=eu", "region=us")
@@ -191,7 +214,11 @@ def test_tables_are_read_where_they_belong(story: Story) -> None:
 @pytest.mark.parametrize(
     ("tiers", "execution_locality", "sentence"),
     [
-        ("region=eu", "", "belongs to region=us, where no node can be used, and strict allows none elsewhere"),
+        (
+            "region=eu",
+            "",
+            r"belongs to region=us, where no node may read \(standby_us: no URI is given for region=us or zone=a\)",
+        ),
         ("region=us", "", r"With strict, the primary primary \(region=eu,zone=a\) needs a URI"),
         ("zone=a", "zone=b", "With strict, no node is left"),
         ("region=eu", "region=mars", "No node matches EXECUTION LOCALITY = 'region=mars'; the nodes of"),

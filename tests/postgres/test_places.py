@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.execute import execute
 from spanvault.engine.local import run_backup
 from spanvault.engine.locks import extend_lock
-from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, sweep
+from spanvault.engine.maintenance import collection_check, compact_backups, expire_backups, rebuild_index, restorable, sweep
 from spanvault.engine.protections import all_held
 from spanvault.engine.restore_local import run_restore
 from spanvault.errors import BrokenChain, Damaged, NotFound, Refused
@@ -260,6 +260,26 @@ def test_exchanged_and_foreign_places_are_refused(spread: Spread, tmp_path: Path
     other = into.replace(str(spread.folder / "default"), str(tmp_path / "second"))
     with pytest.raises(Refused, match="a place is for one collection"):
         spread.backup(other)
+    spread.backup(f"file://{tmp_path / 'second'}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    reading: tuple[Callable[[str], object], ...] = (
+        spread.restored,
+        lambda uri: collection_check(spread.context, uri, "check_files"),
+        lambda uri: restorable(spread.context, uri),
+        lambda uri: rebuild_index(spread.context, uri),
+    )
+    deleting: tuple[Callable[[str], object], ...] = (
+        lambda uri: sweep(spread.context, uri, dry_run=False),
+        lambda uri: expire_backups(spread.context, uri, keep_last=1, window=None, dry_run=False),
+    )
+    for work in deleting:
+        with pytest.raises(Refused, match="the URIs seem to be exchanged"):
+            work(exchanged)
+    for work in (*reading, *deleting):
+        with pytest.raises(Refused, match="a place is for one collection"):
+            work(other)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert spread.restored(exchanged) == rows_of(spread.database), "what is read is verified, wherever it lies"
 
 
 def test_a_part_of_another_backup_is_refused(spread: Spread) -> None:

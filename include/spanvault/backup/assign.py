@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from spanvault.backup.not_used import nowhere, why_not_used
 from spanvault.backup.plan import BATCH_BYTES, MAX_BATCHES, MIN_BATCH_BYTES, numbered
 from spanvault.database.postgres.nodes import NodeState, describe
 from spanvault.errors import Refused, Retryable
@@ -44,9 +45,20 @@ def assign(
         states, execution_locality=execution_locality, strict_places=strict_places, max_replay_lag=max_replay_lag
     )
     readers = {
-        key: _readers(usable, table_locality.get(key), names[key], strict=strict_places is not None)
-        for key in dict.fromkeys((span.database, span.table_oid) for span in spans)
+        key: _readers(usable, table_locality.get(key)) for key in dict.fromkeys((span.database, span.table_oid) for span in spans)
     }
+    if strict_places is not None:
+        reasons = why_not_used(
+            states, execution_locality=execution_locality, strict_places=strict_places, max_replay_lag=max_replay_lag
+        )
+        for key, found in readers.items():
+            if not found:
+                there = table_locality[key]
+                raise Refused(
+                    f"The table {names[key]} belongs to {there}, {nowhere(there, states, reasons)}, and strict allows none"
+                    " elsewhere."
+                )
+    readers = {key: found or tuple(range(len(usable))) for key, found in readers.items()}
     packed = _pack(spans, readers, workers)
     chosen = _deal_out(packed, usable)
     groups = []
@@ -74,26 +86,14 @@ def usable_nodes(
     allowed = [state for state in there if strict_places is None or strict_places.choose(state.locality) is not None]
     if not allowed:
         raise Refused(f"With strict, no node is left: none has a URI for its locality among {describe(there)}.")
-    reasons = [_unusable(state, primary, max_replay_lag) for state in allowed]
-    usable = [state for state, reason in zip(allowed, reasons, strict=True) if not reason]
+    reasons = why_not_used(
+        states, execution_locality=execution_locality, strict_places=strict_places, max_replay_lag=max_replay_lag
+    )
+    usable = [state for state in states if state.name not in reasons]
     if not usable:
-        told = [state.model_copy(update={"reason": reason}) for state, reason in zip(allowed, reasons, strict=True)]
+        told = [state.model_copy(update={"reason": reasons[state.name]}) for state in allowed]
         raise Retryable(f"No node that may read tables can be used at the moment: {describe(told)}.")
     return usable
-
-
-def _unusable(state: NodeState, primary: NodeState | None, max_replay_lag: float | None) -> str:
-    """Why the node cannot be used; empty if it can."""
-    if state.role == "unreachable":
-        return state.reason or "does not answer"
-    if primary is not None and state.timeline != primary.timeline:
-        return f"is on timeline {state.timeline}, the primary on {primary.timeline}"
-    if state.role == "standby" and max_replay_lag is not None:
-        if state.replay_lag is None:
-            return "cannot tell how far behind it is"
-        if state.replay_lag > max_replay_lag:
-            return f"is {state.replay_lag:.0f} s behind, allowed are {max_replay_lag:g} s"
-    return ""
 
 
 def weight(state: NodeState) -> float:
@@ -101,12 +101,9 @@ def weight(state: NodeState) -> float:
     return (_PRIMARY_SHARE if state.role == "primary" else 1.0) / (1 + state.active / _HALVED_BY)
 
 
-def _readers(usable: Sequence[NodeState], place: Locality | None, name: str, *, strict: bool) -> tuple[int, ...]:
-    """The nodes, by their number, that are where the table belongs; all if none is."""
-    found = tuple(number for number, state in enumerate(usable) if place is None or place.matches(state.locality))
-    if not found and strict:
-        raise Refused(f"The table {name} belongs to {place}, where no node can be used, and strict allows none elsewhere.")
-    return found or tuple(range(len(usable)))
+def _readers(usable: Sequence[NodeState], place: Locality | None) -> tuple[int, ...]:
+    """The nodes, by their number, that are where the table belongs."""
+    return tuple(number for number, state in enumerate(usable) if place is None or place.matches(state.locality))
 
 
 def _pack(

@@ -32,13 +32,15 @@ _LAST_NODES_PATIENCE = 10
 
 
 class BatchSummary(Value):
-    """What a batch came to. `skipped` spans had their receipt already."""
+    """What a batch came to. `skipped` spans had their receipt already. `told` are the notes that were made: a worker process
+    has nobody to read them."""
 
     index: int
     spans: int
     skipped: int
     rows: int
     bytes: int
+    told: tuple[str, ...] = ()
 
 
 def export_batch(run: Run, index: int) -> BatchSummary:
@@ -52,13 +54,16 @@ def export_batch(run: Run, index: int) -> BatchSummary:
     work = _Work([span for span in batch.spans if span.id not in done])
     count = len(work.missing)
     *others, last = _endpoints(run, batch.nodes)
+    told = []
     for endpoint in others:
         try:
             work.export_on(run, endpoint, run.wait_seconds)
         except (Retryable, BadInput) as error:
-            run.progress.note(f"{error} Node {endpoint.node} hands {len(work.missing)} spans on to the next one.")
+            told.append(f"{error} Node {endpoint.node} hands {len(work.missing)} spans on to the next one.")
+            run.progress.note(told[-1])
     work.export_on(run, last, run.wait_seconds * _LAST_NODES_PATIENCE)
-    return BatchSummary(index=index, spans=count, skipped=len(batch.spans) - count, rows=work.rows, bytes=work.bytes)
+    skipped = len(batch.spans) - count
+    return BatchSummary(index=index, spans=count, skipped=skipped, rows=work.rows, bytes=work.bytes, told=tuple(told))
 
 
 def _endpoints(run: Run, nodes: Sequence[str]) -> list[Endpoint]:

@@ -9,6 +9,7 @@ from spanvault.backup.assign import assign
 from spanvault.backup.captured import query_of
 from spanvault.backup.exclusion import with_exclusions
 from spanvault.backup.execution import require_nodes, require_readable_there
+from spanvault.backup.not_used import read_elsewhere, why_not_used
 from spanvault.backup.placement import table_localities
 from spanvault.backup.plan import batches_of, databases_of, matches, select_tables, span_size, spans_of
 from spanvault.backup.protection import protection_length
@@ -140,9 +141,10 @@ def make_plan(
     wait_seconds: float,
     closes: str | None = None,
     places: Mapping[str, Storage] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Plan:
     """Examine and protect the source, then write PLAN.json under the first free time from now on. `closes` is the chain
-    that the full follows, `places` are the storages of localities.
+    that the full follows, `places` are the storages of localities; `note` hears what is read elsewhere than it belongs.
 
     The protection is taken before the plan is written: a crash in between leaves one that expires by itself. What can be
     refused is refused before that. Raises what preflight finds, NotFound for a target that does not exist, Busy when open
@@ -161,7 +163,8 @@ def make_plan(
     check_names(request, cluster.primary.database, databases, cluster)
     require_readable_there(cluster, request, databases)
     planned_at = clock()
-    draft = _draft(collection, source, request, run_key, planned_at, databases, cluster).model_copy(update={"closes": closes})
+    batches = _batches(cluster, request, databases, note)
+    draft = _draft(collection, source, request, run_key, planned_at, databases, batches).model_copy(update={"closes": closes})
     for subdir in _subdirs_from(planned_at):
         plan = draft.model_copy(update={"subdir": subdir})
         if create_plan(storage, plan):
@@ -265,7 +268,7 @@ def _draft(
     run_key: str,
     planned_at: datetime,
     databases: tuple[PlannedDatabase, ...],
-    cluster: Cluster,
+    batches: tuple[Batch, ...],
 ) -> Plan:
     return Plan(
         subdir=subdir_of(planned_at),
@@ -276,12 +279,18 @@ def _draft(
         request_text=render_redacted(request),
         source=source,
         databases=databases,
-        batches=_batches(cluster, request, databases),
+        batches=batches,
     )
 
 
-def _batches(cluster: Cluster, request: BackupRequest, databases: Sequence[PlannedDatabase]) -> tuple[Batch, ...]:
-    """The tables in spans and batches; of a cluster of several nodes each for one of them, as they are now."""
+def _batches(
+    cluster: Cluster,
+    request: BackupRequest,
+    databases: Sequence[PlannedDatabase],
+    note: Callable[[str], None] | None = None,
+) -> tuple[Batch, ...]:
+    """The tables in spans and batches; of a cluster of several nodes each for one of them, as they are now. `note` hears
+    which nodes cannot be used, and what is read elsewhere because of that."""
     span_bytes = span_size((planned.database for planned in databases), request.options.span_bytes)
     spans = [span for planned in databases for span in spans_of(planned.database, span_bytes)]
     several = len(databases) > 1
@@ -293,16 +302,28 @@ def _batches(cluster: Cluster, request: BackupRequest, databases: Sequence[Plann
     states, options = discover(cluster), request.options
     if not states:
         return batches_of(spans, names, options.workers)
-    return assign(
+    localities, places = table_localities(cluster, databases), Places.parse(request.into)
+    strict_places = places if options.strict else None
+    batches = assign(
         spans,
         states,
-        table_locality=table_localities(cluster, databases),
+        table_locality=localities,
         execution_locality=options.execution_locality,
-        strict_places=Places.parse(request.into) if options.strict else None,
+        strict_places=strict_places,
         max_replay_lag=cluster.max_replay_lag,
         names=names,
         workers=options.workers,
     )
+    if note is not None:
+        reasons = why_not_used(
+            states,
+            execution_locality=options.execution_locality,
+            strict_places=strict_places,
+            max_replay_lag=cluster.max_replay_lag,
+        )
+        for sentence in read_elsewhere(batches, states, reasons, localities, names, places):
+            note(sentence)
+    return batches
 
 
 def redacted(request: BackupRequest) -> BackupRequest:

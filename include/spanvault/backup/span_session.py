@@ -122,8 +122,9 @@ class SpanSession:
     def _promoted(self, timeline: int) -> Refused:
         return Refused(
             f"There was a promotion during the backup: node {self.endpoint.node} is on timeline {timeline}, and the backup was"
-            f" planned on timeline {self._run.plan.source.timeline}, so its spans may show what is no longer there. Start a new"
-            " full backup."
+            f" planned on timeline {self._run.plan.source.timeline}, so its spans may show what is no longer there. If the"
+            f" primary is still on timeline {self._run.plan.source.timeline}, take {self.endpoint.node} out of clusters.yaml and"
+            " run the same again, which goes on; else start a new full backup."
         )
 
 

@@ -12,7 +12,7 @@ from spanvault.collection.documents import parse_document
 from spanvault.collection.layout import COLLECTION_KEY, PLACE_KEY, manifest_key, manifest_path
 from spanvault.collection.manifests import parse_manifest
 from spanvault.collection.plans import chain_subdirs
-from spanvault.errors import AlreadyExists, Damaged, NotFound, Permanent, Refused
+from spanvault.errors import AlreadyExists, Damaged, NotFound, Permanent, Refused, Retryable
 from spanvault.model.cut import utc
 from spanvault.model.manifest import CollectionDocument, Manifest, PlaceDocument
 from spanvault.storage.base import Storage
@@ -56,17 +56,33 @@ def claim_places(places: Mapping[str, Storage], collection: CollectionDocument) 
         try:
             storage.put(PLACE_KEY, own.to_json(), create_only=True)
         except AlreadyExists:
-            found = parse_document(PlaceDocument, storage.get(PLACE_KEY), f"{PLACE_KEY} in {storage.display_uri}")
-            if found.collection_id != collection.id:
-                raise Refused(
-                    f"{storage.display_uri} is a place of the collection {found.collection_id}, and this one is {collection.id}:"
-                    " a place is for one collection, so give another URI."
-                ) from None
-            if found.locality != locality:
-                raise Refused(
-                    f"{storage.display_uri} is the place of {found.locality} in this collection, and COCKROACH_LOCALITY says"
-                    f" {locality}: the URIs seem to be exchanged."
-                ) from None
+            _require_own(storage, locality, collection.id)
+
+
+def check_places(places: Mapping[str, Storage], default: Storage, *, exchanged: bool) -> None:
+    """Raise Refused when one of the places, by locality, says that it is another collection's than the one at `default`, or,
+    unless `exchanged`, another locality's.
+
+    Writes nothing. What says nothing, or cannot be read now, is let pass: reading what a backup names is verified by its
+    digest, wherever it lies, so readers allow places that are exchanged, or into which others were copied.
+    """
+    for locality, storage in places.items():
+        with contextlib.suppress(NotFound, Damaged, Retryable):
+            _require_own(storage, locality, read_collection(default).id, exchanged=exchanged)
+
+
+def _require_own(storage: Storage, locality: str, collection_id: str, *, exchanged: bool = False) -> None:
+    found = parse_document(PlaceDocument, storage.get(PLACE_KEY), f"{PLACE_KEY} in {storage.display_uri}")
+    if found.collection_id != collection_id:
+        raise Refused(
+            f"{storage.display_uri} is a place of the collection {found.collection_id}, and this one is {collection_id}:"
+            " a place is for one collection, so give another URI."
+        ) from None
+    if found.locality != locality and not exchanged:
+        raise Refused(
+            f"{storage.display_uri} is the place of {found.locality} in this collection, and COCKROACH_LOCALITY says"
+            f" {locality}: the URIs seem to be exchanged."
+        ) from None
 
 
 def read_collection(storage: Storage) -> CollectionDocument:

@@ -42,6 +42,8 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
 def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequest, plan: Plan) -> None:
     def done(index: int, summary: BatchSummary) -> None:
         batch = plan.batches[index]
+        for sentence in summary.told:
+            context.progress.note(sentence)
         context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
 
     arguments = [(cluster, request.into, plan, batch.index) for batch in plan.batches]

@@ -22,6 +22,7 @@ from spanvault.database.postgres.preflight import examine
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.ddl_logs import remove_ddl_log
+from spanvault.engine.own_places import require_own_places
 from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
 from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 from spanvault.model.cut import format_time
@@ -44,6 +45,7 @@ def collection_check(context: Context, uri: str, level: str, subdir: str | None 
     Raises DamagedInPart when anything is wrong; Incomplete or Retryable when something could not be looked at, and why.
     """
     _require_level(level)
+    require_own_places(context, uri)
     storage = context.storage(uri)
     if subdir is not None:
         found = find_subdir(storage, subdir)
@@ -101,6 +103,7 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
     built upon it nor restored from it.
     """
     _require_level(level)
+    require_own_places(context, uri)
     storage = context.storage(uri)
     found = find_subdir(storage, subdir)
     context.keyring(uri).require(found)
@@ -119,6 +122,7 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
 def restorable(context: Context, uri: str) -> Result:
     """From when to when each chain can be restored, oldest first as in SHOW BACKUPS: a row for each exact end, and for each
     interval in which any time will do. Raises Incomplete when chains cannot be read."""
+    require_own_places(context, uri)
     storage = context.storage(uri)
     read_collection(storage)
     rows: list[tuple[Cell, ...]] = []
@@ -194,6 +198,7 @@ def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]
 
 def rebuild_index(context: Context, uri: str) -> Result:
     """Write the index anew. Raises Incomplete, after the rest is done, when manifests cannot be read or contradict it."""
+    require_own_places(context, uri)
     counts = rebuild(context.storage(uri))
     troubles = [*counts.problems, *(f"The index entry {key} contradicts its manifest." for key in counts.differing)]
     found = Result(columns=("written", "kept", "removed"), rows=((counts.written, counts.kept, counts.removed),))
@@ -202,6 +207,7 @@ def rebuild_index(context: Context, uri: str) -> Result:
 
 def sweep(context: Context, uri: str, *, dry_run: bool = True, older_than: timedelta = SAFE_AGE) -> Result:
     """Count garbage, and remove it unless `dry_run`. Raises Incomplete, after the rest is done, when backups cannot be read."""
+    require_own_places(context, uri, deleting=True)
     report = sweep_garbage(
         context.storage(uri), now=context.clock(), older_than=older_than, dry_run=dry_run, open_location=context.locations(uri)
     )
@@ -236,6 +242,7 @@ def expire_backups(
     """Decide on each chain, and delete what expires unless `dry_run`; `decision` is expire, keep, or of what would expire
     locked, which object locks protect, or failed, which could not be deleted."""
     policy = Policy(keep_last=keep_last, window=window)
+    require_own_places(context, uri, deleting=True)
     report = expire(context.storage(uri), policy, now=context.clock(), dry_run=dry_run, open_location=context.locations(uri))
     for problem in report.problems:
         context.progress.note(problem)

@@ -16,6 +16,7 @@ from spanvault.collection.parts import check_parts
 from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
+from spanvault.engine.own_places import require_own_places
 from spanvault.errors import BadInput
 from spanvault.model.cut import Cut, Lsn, layer_of_id
 from spanvault.model.request import RestoreRequest
@@ -40,6 +41,7 @@ def plan_restore(context: Context, cluster: Cluster, request: RestoreRequest) ->
     Raises BadInput, NotFound or Refused with the reason why the backup cannot serve the request.
     """
     require_primary_at(cluster, request.options.execution_locality)
+    require_own_places(context, request.collection)
     work = _work(context, cluster, request)
     for layer in work.resolved.layers:
         check_parts(layer.data, layer.manifest)

@@ -137,6 +137,7 @@ def _new_full(context: Context, cluster: Cluster, request: BackupRequest, run_ke
         wait_seconds=context.settings.wait_for_writers,
         closes=_to_close(context, cluster, request),
         places=context.places(request.into),
+        note=context.progress.note,
     )
 
 

@@ -45,11 +45,11 @@ class Places:
         for uri in parsed:
             if uri.locality is None:
                 raise BadInput(
-                    f"Several URLs are given, but {uri} does not say which locality it is for: add COCKROACH_LOCALITY."
+                    f"Several URIs are given, but {uri} does not say which locality it is for: add COCKROACH_LOCALITY."
                 )
         defaults = [uri for uri in parsed if uri.locality == DEFAULT_LOCALITY]
         if len(defaults) != 1:
-            raise BadInput(f"Of several URLs exactly one must have COCKROACH_LOCALITY=default, not {len(defaults) or 'none'}.")
+            raise BadInput(f"Of several URIs exactly one must have COCKROACH_LOCALITY=default, not {len(defaults) or 'none'}.")
         # Spaces around a tier's words mean nothing; with them no node would ever match.
         others = tuple((str(Locality.parse(uri.locality or "")), uri) for uri in parsed if uri.locality != DEFAULT_LOCALITY)
         _check_names([tier for tier, _ in others])
@@ -93,7 +93,7 @@ def _check_names(tiers: Sequence[str]) -> None:
     names: dict[str, str] = {}
     for tier in tiers:
         if tier in names.values():
-            raise BadInput(f"Several URLs are for the locality {tier}; give one of them.")
+            raise BadInput(f"Several URIs are for the locality {tier}; give one of them.")
         if len(name := place_name(tier)) > _MAX_NAME:
             raise BadInput(f"The locality {tier[:40]}... is longer than {_MAX_NAME} characters; shorten it.")
         if name in names:

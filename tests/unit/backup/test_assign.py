@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanvault.backup.assign import assign, weight
+from spanvault.backup.not_used import read_elsewhere, why_not_used
 from spanvault.backup.plan import BATCH_BYTES, MAX_BATCHES, MIN_BATCH_BYTES, span_size, spans_of
 from spanvault.database.postgres.nodes import NodeState
 from spanvault.errors import Refused, Retryable
@@ -151,7 +152,9 @@ def test_tables_are_read_where_they_belong() -> None:
         if oid == 2:
             assert set(batch.nodes[:2]) == {"b", "c"}, "near ones take over before far ones"
         assert batch.nodes[0] == "primary" or batch.nodes[-1] == "primary"
-    with pytest.raises(Refused, match=r"public\.t3 belongs to region=eu,zone=c, where no node can be used"):
+    with pytest.raises(
+        Refused, match=r"public\.t3 belongs to region=eu,zone=c, where the cluster has no node, and strict allows"
+    ):
         planned(spans(1, 1, 1), nodes[:3], where={3: "region=eu,zone=c"}, strict=BOTH)
 
 
@@ -160,6 +163,57 @@ def test_strict_never_hands_a_table_to_another_locality() -> None:
     batches = planned(spans(20_000, 20_000), nodes, where={1: "region=eu,zone=b"}, strict=BOTH)
     assert {batch.nodes for batch in batches if batch.spans[0].table_oid == 1} == {("b",)}
     assert {name for batch in batches for name in batch.nodes} == {"primary", "b"}
+
+
+def test_strict_says_what_keeps_the_nodes_there_from_reading() -> None:
+    nodes = [node("primary", "region=eu", "primary"), node("us", "region=us,zone=a"), node("b", "region=us", replay_lag=40)]
+    with pytest.raises(Refused) as caught:
+        planned(spans(1), nodes, where={1: "region=us"}, strict=BOTH)
+    assert str(caught.value) == (
+        "The table public.t1 belongs to region=us, where no node may read (us: no URI is given for region=us or zone=a;"
+        " b: no URI is given for region=us), and strict allows none elsewhere."
+    )
+    three = Places.of([*BOTH.revealed().split("\n"), "s3://us/x?COCKROACH_LOCALITY=region%3Dus&AUTH=implicit"])
+    lagging = [nodes[0], nodes[2]]
+    with pytest.raises(Refused, match=r"where no node may read \(b: is 40 s behind, allowed are 30 s\), and strict allows"):
+        planned(spans(1), lagging, where={1: "region=us"}, strict=three, lag=30)
+
+
+def told_of(
+    nodes: list[NodeState], where: dict[int, str], places: Places, *, execution: str = "", lag: float | None = None
+) -> list[str]:
+    found = spans(*[20_000] * len(where))
+    return read_elsewhere(
+        planned(found, nodes, where=where, execution=execution, lag=lag),
+        nodes,
+        why_not_used(nodes, execution_locality=execution, strict_places=None, max_replay_lag=lag),
+        {("d", oid): Locality.parse(place) for oid, place in where.items()},
+        {("d", oid): f"public.t{oid}" for oid in where},
+        places,
+    )
+
+
+def test_what_is_read_elsewhere_than_it_belongs_is_told() -> None:
+    where = {1: "region=us", 2: "region=mars", 3: "region=eu", 4: "region=us"}
+    nodes = [
+        node("primary", "region=eu,zone=a", "primary"),
+        node("us", "region=us", role="unreachable", reason="no route."),
+        node("late", "region=asia", replay_lag=31),
+    ]
+    assert told_of(nodes, where, BOTH, lag=30) == [
+        "Tables that belong to region=us, where no node may read (us: no route), are read by primary, and stored at the URI of"
+        " region=eu: public.t1, public.t4 (tables: 2, spans: 6).",
+        "Tables that belong to region=mars, where the cluster has no node, are read by primary, and stored at the URI of"
+        " region=eu: public.t2 (tables: 1, spans: 3).",
+        "The node late (region=asia) reads nothing: is 31 s behind, allowed are 30 s.",
+    ]
+    well = [nodes[0], node("us", "region=us"), node("mars", "region=mars")]
+    assert told_of(well, where, BOTH, lag=30) == []
+    (left_out,) = told_of(well, {1: "region=us"}, Places.of(["s3://one/x?AUTH=implicit"]), execution="region=mars")
+    assert left_out == (
+        "Tables that belong to region=us, where no node may read (us: EXECUTION LOCALITY = 'region=mars' leaves it out), are read"
+        " by mars: public.t1 (tables: 1, spans: 3)."
+    )
 
 
 def test_rules_that_no_node_fits_are_refused() -> None:

@@ -336,7 +336,7 @@ def test_every_place_of_a_collection_is_handed_over(words: list[str], engine: En
             "does not say which locality it is for",
         ),
         ([EU, "--place", EU], "exactly one must have COCKROACH_LOCALITY=default"),
-        ([DEFAULT, "--place", EU, "--place", EU], "Several URLs are for the locality region=eu"),
+        ([DEFAULT, "--place", EU, "--place", EU], "Several URIs are for the locality region=eu"),
         ([DEFAULT, "--place", ""], "The storage URI has no scheme"),
     ],
 )

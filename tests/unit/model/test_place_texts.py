@@ -58,14 +58,14 @@ def test_secrets_are_shown_by_revealed_alone() -> None:
     ("uris", "sentence"),
     [
         ([EU], "COCKROACH_LOCALITY region=eu is invalid for a single location; leave it out of file:///eu?COCKROACH_LOCALITY="),
-        ([DEFAULT, "file:///b"], "Several URLs are given, but file:///b does not say which locality it is for: add COCKROACH_"),
-        ([EU, US], "Of several URLs exactly one must have COCKROACH_LOCALITY=default, not none."),
+        ([DEFAULT, "file:///b"], "Several URIs are given, but file:///b does not say which locality it is for: add COCKROACH_"),
+        ([EU, US], "Of several URIs exactly one must have COCKROACH_LOCALITY=default, not none."),
         (
             [DEFAULT, DEFAULT.replace("/a", "/b"), EU],
-            "Of several URLs exactly one must have COCKROACH_LOCALITY=default, not 2.",
+            "Of several URIs exactly one must have COCKROACH_LOCALITY=default, not 2.",
         ),
-        ([DEFAULT, EU, EU.replace("/eu", "/b")], "Several URLs are for the locality region=eu; give one of them."),
-        ([DEFAULT, EU, US.replace("region%3Dus", "%20region%20=%20eu")], "Several URLs are for the locality region=eu; give one"),
+        ([DEFAULT, EU, EU.replace("/eu", "/b")], "Several URIs are for the locality region=eu; give one of them."),
+        ([DEFAULT, EU, US.replace("region%3Dus", "%20region%20=%20eu")], "Several URIs are for the locality region=eu; give one"),
         (
             [DEFAULT, EU.replace("%3Deu", "%3Da.b"), US.replace("%3Dus", "%3Da%2Bb")],
             "The localities region=a.b and region=a+b have the same name in files, region=a_b; rename one of them.",

@@ -286,7 +286,7 @@ A, B = "file:///a?COCKROACH_LOCALITY=default", "file:///b?COCKROACH_LOCALITY=reg
         (f"BACKUP INTO ('{A}', 'file:///b')", 14, "file:///b does not say which locality it is for"),
         (f"RESTORE FROM LATEST IN ('{B}', '{B.replace('eu', 'us')}')", 25, "exactly one must have COCKROACH_LOCALITY=default"),
         (f"SHOW BACKUP LATEST IN ('{A}', '{A}')", 24, "exactly one must have COCKROACH_LOCALITY=default, not 2"),
-        (f"BACKUP INTO ('{A}', '{B}', '{B}')", 14, "Several URLs are for the locality region=eu"),
+        (f"BACKUP INTO ('{A}', '{B}', '{B}')", 14, "Several URIs are for the locality region=eu"),
         (f"BACKUP INTO ('{A}', '{B}%2Czone%3Db')", 14, 'must be default or one tier in the form "key=value"'),
         (
             f"BACKUP INTO ('{A}', '{B}', '{B.replace('eu', 'e.u')}', '{B.replace('eu', 'e%20u')}')",

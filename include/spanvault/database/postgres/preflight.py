@@ -63,10 +63,8 @@ def _version(connection: Connection) -> Check:
 
 def _primary(connection: Connection) -> Check:
     if scalar(connection, "SELECT pg_catalog.pg_is_in_recovery()"):
-        return Check(
-            name="primary", status="failed", detail="the first node is a standby", fix="Name the primary first in clusters.yaml."
-        )
-    return Check(name="primary", status="ok", detail="the first node accepts writes")
+        return Check(name="primary", status="failed", detail="the node is a standby", fix="Name the primary in clusters.yaml.")
+    return Check(name="primary", status="ok", detail="the node accepts writes")
 
 
 def _wal_level(connection: Connection) -> Check:
