@@ -37,6 +37,8 @@ def kept(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> 
         cheap = Argon2Parameters(memory_kib=8 << 10, iterations=1, lanes=1)
         patch.setattr("spanvault.crypto.info.PARAMETERS", cheap)
         yield make_collections(source, tmp_path_factory.mktemp("collections"), KEY)
+        for (name,) in source.execute("select datname from pg_database where starts_with(datname, %s)", [f"{source.name}_copy_"]):
+            drop_database(postgres, str(name))
 
 
 class Restores:

@@ -9,6 +9,7 @@ from spanvault.database.postgres.target import (
     Record,
     database_names,
     drop_database,
+    drop_subscriptions,
     end_sessions,
     find_record,
     forget,
@@ -36,12 +37,21 @@ def _abandon(work: Work, database: DatabaseRestore, control: Connection) -> None
             return
         end_sessions(connection, work.finishing)
         end_sessions(connection, work.purpose)
+        _drop_subscriptions(work, database, connection, record)
         if not record.made_database:
             remove_listed(work, database, connection)
             _drop_objects(work, database, connection, record)
             forget(connection, work.plan.id)
     if record.made_database and control.info.dbname != database.target:
         drop_database(control, database.target)
+
+
+def _drop_subscriptions(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:
+    """First, and apart: DROP SUBSCRIPTION would drop the publisher's slot, and DROP DATABASE is refused while there is one."""
+    if database.whole:
+        with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
+            made = {entry.name for entry in read_archive(archive) if entry.kind == "SUBSCRIPTION" and entry.id in record.entries}
+        drop_subscriptions(connection, sorted(made))
 
 
 def _drop_objects(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:

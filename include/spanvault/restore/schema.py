@@ -22,23 +22,27 @@ from spanvault.database.postgres.target import (
     database_names,
     find_record,
     in_the_way,
+    is_superuser,
     maintenance_connection,
     one_at_a_time,
     read_records,
     remember,
     role_names,
     run_all,
+    tablespace_names,
 )
 from spanvault.errors import AlreadyExists, NotFound, Refused, Retryable
 from spanvault.model.sentences import few
 from spanvault.model.target import ClusterTarget
 from spanvault.restore.decide import Decision, decide
 from spanvault.restore.large_objects import restore_list
+from spanvault.restore.late_checks import late_checks, without_late
+from spanvault.restore.origin import SHOWN
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.resume import begun_cuts, remember_cuts, remember_layers
 from spanvault.restore.role_names import missing_roles, without_roles
-from spanvault.restore.selective import about_database
 from spanvault.restore.table_sql import without
+from spanvault.restore.tablespaces import database_tablespace, elsewhere, in_tablespace, usable_tablespace
 from spanvault.restore.work import Work, is_finished, local_archive, local_object
 
 GROUP = 250  # entries a transaction makes: far below what locks a server grants by default
@@ -65,7 +69,7 @@ def restore_schema(work: Work) -> None:
         for database in work.plan.databases:
             # Read first: a database that is made for a damaged archive would stay behind without a record.
             prepared = decided.get(database.source) or _decided(work, control, database)
-            made = database.whole and database.target not in names and _create(work, control, database)
+            made = database.whole and database.target not in names and _create(work, control, database, prepared.entries)
             _make_objects(work, database, prepared, made=made)
 
 
@@ -85,9 +89,36 @@ def _decided(work: Work, control: Connection, database: DatabaseRestore) -> _Pre
             if find_record(connection, work.plan.id) is not None:
                 return _Prepared(entries, None)
     decision = decide(work, control, database, entries)
-    for note in decision.notes:
+    decision, notes = _as_far_as_possible(control, database, entries, decision)
+    for note in (*decision.notes, *notes):
         work.progress.note(note)
     return _Prepared(entries, decision)
+
+
+def _as_far_as_possible(
+    control: Connection, database: DatabaseRestore, entries: Sequence[Entry], decision: Decision
+) -> tuple[Decision, tuple[str, ...]]:
+    """Without subscriptions where the role may not make them; and what comes back, but not as it was."""
+    chosen, notes = decision.entries, []
+    subscriptions = [entry.name for entry in chosen if entry.kind == "SUBSCRIPTION"]
+    if subscriptions and not is_superuser(control):
+        notes.append(f"Left out, as only a superuser may make them as they were: subscriptions {few(subscriptions, SHOWN)}.")
+        chosen = tuple(entry for entry in chosen if not _of_subscription(entry))
+    elif subscriptions:
+        notes.append(
+            f"Subscriptions come back disabled and connect to nothing: {few(subscriptions, SHOWN)}. Before one is enabled or"
+            " dropped, see that the database that was backed up does not use its slot: ALTER SUBSCRIPTION ... SET (slot_name ="
+            " NONE) lets go of it."
+        )
+    unlogged = [f"{one.schema}.{one.name}" for one in chosen if one.kind == "TABLE" and "CREATE UNLOGGED TABLE" in one.sql]
+    if unlogged:
+        notes.append(f"Restored empty, as backups have no rows of unlogged tables: {few(unlogged, SHOWN)}.")
+    notes += elsewhere(database_tablespace(entries) if database.whole else None, chosen, tablespace_names(control))
+    return Decision(chosen, decision.cuts, decision.notes), tuple(notes)
+
+
+def _of_subscription(entry: Entry) -> bool:
+    return entry.kind == "SUBSCRIPTION" or (entry.kind == "COMMENT" and entry.sql.startswith("COMMENT ON SUBSCRIPTION "))
 
 
 def _check_version(work: Work, control: Connection) -> None:
@@ -139,11 +170,12 @@ def _restore_roles(work: Work, control: Connection) -> None:
                 work.progress.note(note)
 
 
-def _create(work: Work, control: Connection, database: DatabaseRestore) -> bool:
+def _create(work: Work, control: Connection, database: DatabaseRestore, entries: Sequence[Entry]) -> bool:
     like = work.source(database.source).database
+    tablespace = usable_tablespace(database_tablespace(entries), tablespace_names(control))
     try:
         owned = work.plan.grants and like.owner in role_names(control)
-        create_database(control, like, database.target, like.owner if owned else None)
+        create_database(control, like, database.target, like.owner if owned else None, tablespace)
     except AlreadyExists:  # by another try of this step, just now
         return False
     return True
@@ -158,12 +190,9 @@ def _make_objects(work: Work, database: DatabaseRestore, prepared: _Prepared, *,
         if record.state != "loading":
             return
         cuts = begun_cuts(connection, work.plan.id)
-        for group in _groups([_cut(by_id[number], cuts) for number in record.entries]):
+        for group in _groups(_as_made(work, [by_id[number] for number in record.entries], cuts)):
             _make_group(work, connection, group)
         restore_list(work, database, connection)
-        if work.plan.grants and database.source == database.target:
-            with translated(f"Setting properties of the database {database.target!r}"):
-                run_all(connection, [by_id[entry.id].sql for entry in about_database(prepared.entries)])
 
 
 def _for_roles(entry: Entry, roles: Collection[str]) -> Entry:
@@ -171,8 +200,11 @@ def _for_roles(entry: Entry, roles: Collection[str]) -> Entry:
     return replace(entry, sql=without_roles(entry, missing)) if missing else entry
 
 
-def _cut(entry: Entry, cuts: Mapping[int, Collection[str]]) -> Entry:
-    return replace(entry, sql=without(entry.sql, cuts[entry.id])) if entry.id in cuts else entry
+def _as_made(work: Work, entries: Sequence[Entry], cuts: Mapping[int, Collection[str]]) -> Sequence[Entry]:
+    """The entries without what is cut out of them, and without the checks that come when the rows are there."""
+    late = late_checks(entries, cuts) if work.plan.loads else ()
+    kept = [replace(entry, sql=without_late(entry, late)) for entry in entries] if late else entries
+    return [replace(entry, sql=without(entry.sql, cuts[entry.id])) if entry.id in cuts else entry for entry in kept]
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
@@ -199,7 +231,8 @@ def _begin(
         remember_layers(connection, work.plan)
         remember_cuts(connection, work.plan.id, decision.cuts)
         if not database.whole:
-            first = next(_groups([_cut(by_id[entry.id], decision.cuts) for entry in decision.entries]), ())
+            made_here = [by_id[entry.id] for entry in decision.entries]
+            first = next(_groups(_as_made(work, made_here, decision.cuts)), ())
             _make_group(work, connection, first)
     return record
 
@@ -210,6 +243,7 @@ def _make_group(work: Work, connection: Connection, group: Sequence[Entry]) -> N
         return
     with connection.transaction():
         if claim_unit(connection, work.plan.id, f"schema:{wanted[0].id}"):
+            there = tablespace_names(connection)
             for entry in wanted:
                 with translated(f"Creating {entry.display}"):
-                    run_all(connection, [entry.sql])
+                    run_all(connection, [in_tablespace(entry, there)])

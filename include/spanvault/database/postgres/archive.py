@@ -22,25 +22,28 @@ from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME
 from spanvault.database.postgres.dump import connection_environment, ended_by_signal
 from spanvault.embedded.binaries import tool, tool_environment
-from spanvault.errors import BadInput, Damaged, Permanent, Retryable
+from spanvault.errors import BadInput, Busy, Damaged, Permanent, Retryable
 
 Section = Literal["pre-data", "post-data"]
 
 _HEADER = re.compile(
     r"^--\n-- TOC entry (?P<id>\d+) \(class (?P<catalog>\d+) OID (?P<oid>\d+)\)\n"
     r"(?:-- Dependencies: (?P<deps>[\d ]+)\n)?"
-    r"-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: (?P<owner>.*)\n"
+    r"-- Name: (?P<name>.*); Type: (?P<kind>[A-Z ]+); Schema: (?P<schema>.*); Owner: (?P<owner>.*?)"
+    r"(?:; Tablespace: (?P<tablespace>.*))?\n"
     r"(?:-- Data Pos: \d+\n)?--\n",
     re.MULTILINE,
 )
 # pg_restore writes this between entries when the next one needs it; its effect lasts until it is written again.
 _ACCESS_METHOD = re.compile(r"\n*^SET default_table_access_method = (?P<method>.+);\s*\Z", re.MULTILINE)
+_TABLESPACE = re.compile(r"""\n*^SET default_tablespace = (?:''|"(?:[^"]|"")+"|\w+);\s*\Z""", re.MULTILINE)
 _LISTED = re.compile(r"^(\d+); ", re.MULTILINE)
 _NOT_SQL = re.compile(r"^\\(?:un)?restrict .*\n?|^\\connect .*\n?", re.MULTILINE)
 _LOST = re.compile(
     r"server closed the connection|Connection re(?:fused|set)|no connection to the server|terminating connection"
     r"|the database system is|could not (?:send|receive) data"
 )  # what libpq and a server that goes away say
+_DEADLOCK = "deadlock detected"  # between two of its jobs; the loser's entry is not made
 _TAIL = re.compile(r"(?:\n-- Completed on .*)?\s*\n--\n-- PostgreSQL database dump complete\n--\s*\Z")
 _SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_security = off;\s*\Z")
 
@@ -48,7 +51,7 @@ _SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_securit
 @dataclass(frozen=True)
 class Entry:
     """One entry: `id` names it within its archive, `depends` other entries; `sql` makes the object. `owner` is there if
-    the archive was read with owners, and the object has one."""
+    the archive was read with owners, and the object has one; `tablespace` if it is not the database's own."""
 
     id: int
     section: Section
@@ -60,6 +63,7 @@ class Entry:
     depends: tuple[int, ...]
     sql: str
     owner: str | None = None
+    tablespace: str | None = None
 
     @property
     def identity(self) -> tuple[str, str | None, str]:
@@ -86,7 +90,7 @@ def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
 
     Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection.
     """
-    arguments = ["--format=custom", "--schema-only", "--no-subscriptions", "--quote-all-identifiers"]
+    arguments = ["--format=custom", "--schema-only", "--quote-all-identifiers"]
     arguments += ["--exclude-schema=spanvault", f"--file={archive}"]
     _run("pg_dump", arguments, connection_environment(endpoint, database))
 
@@ -100,12 +104,14 @@ def restore_entries(
     section: Section,
     jobs: int,
     with_grants: bool,
+    with_tablespaces: bool,
     purpose: str,
 ) -> None:
     """Run the SQL of these entries' section on `database`, `jobs` at a time, dependencies first.
 
     Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`. An entry that fails
-    does not keep the others from being made. Raises Permanent with the first error that PostgreSQL reported.
+    does not keep the others from being made. Raises Permanent with the first error that PostgreSQL reported, Busy when two of
+    the jobs stood in each other's way.
     """
     with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
         chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
@@ -114,7 +120,7 @@ def restore_entries(
             f"--section={section}",
             f"--use-list={chosen.name}",
             f"--jobs={jobs}",
-            "--no-tablespaces",
+            *([] if with_tablespaces else ["--no-tablespaces"]),
             "--no-password",
             *([] if with_grants else ["--no-owner", "--no-privileges"]),
             f"--dbname={make_conninfo(dbname=database)}",
@@ -139,7 +145,7 @@ def drop_statements(archive: Path, entries: Iterable[Entry]) -> str:
 def _section(archive: Path, section: Section, owners: bool) -> Iterator[Entry]:
     create = ["--create"] if section == "pre-data" else []
     owner = [] if owners else ["--no-owner"]
-    common = [f"--section={section}", *create, *owner, "--no-tablespaces", str(archive)]
+    common = [f"--section={section}", *create, *owner, str(archive)]
     missing = set(_LISTED.findall(_run("pg_restore", ["--list", *common], reading=archive)))
     script = _run("pg_restore", ["--verbose", "--file=-", *common], reading=archive)
     headers = []
@@ -158,7 +164,7 @@ def _entries(script: str, headers: list[re.Match[str]], section: Section, owners
         end = headers[position + 1].start() if position + 1 < len(headers) else len(script)
         body = _SESSION.sub("", _TAIL.sub("", _NOT_SQL.sub("", script[header.end() : end])))
         following = _ACCESS_METHOD.search(body)
-        statement = (body[: following.start()] if following else body).strip()
+        statement = _TABLESPACE.sub("", body[: following.start()] if following else body).strip()
         prefix = f"SET default_table_access_method = {method['method']};\n" if method and _has_storage(header["kind"]) else ""
         yield Entry(
             id=int(header["id"]),
@@ -170,6 +176,7 @@ def _entries(script: str, headers: list[re.Match[str]], section: Section, owners
             name=header["name"],
             depends=tuple(dict.fromkeys(int(number) for number in (header["deps"] or "").split())),
             sql=prefix + statement,
+            tablespace=header["tablespace"],
             owner=header["owner"] if owners and header["owner"] not in {"", "-"} else None,
         )
         method = following or method
@@ -194,6 +201,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
     reason = _first_error(done.stderr)
     if reading is not None:
         raise Damaged(f"The schema archive cannot be read: {reason}.")
+    if _DEADLOCK in done.stderr:
+        raise Busy(f"{program} failed: {reason}.")
     kind = Retryable if _LOST.search(done.stderr) else BadInput if "permission denied" in reason else Permanent
     raise kind(f"{program} failed: {reason}.")
 

@@ -262,7 +262,13 @@ def omissions(query: Query, *, whole: bool) -> tuple[str, ...]:
         f"""SELECT count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND {_USER_SCHEMA}"""
     )[0][0]
+    hidden = query(
+        """SELECT count(*) FROM pg_catalog.pg_subscription
+           WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+             AND pg_catalog.current_setting('is_superuser') = 'off'"""
+    )[0][0]
     found = [(unlogged, f"the rows of {unlogged} unlogged tables (their definitions are kept)")]
+    found.append((hidden, f"{hidden} subscriptions (only a superuser may read them)"))
     if not whole:
         only = "(only a backup of the whole database has them)"
         objects = query("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")[0][0]

@@ -28,7 +28,7 @@ def connection_environment(endpoint: Endpoint, database: str) -> dict[str, str]:
         "PGUSER": endpoint.user,
         "PGDATABASE": database,
         "PGAPPNAME": f"{APPLICATION_NAME} dump",
-        "PGOPTIONS": "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0",
+        "PGOPTIONS": "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off",
         "PGCLIENTENCODING": "UTF8",
     }
     if endpoint.password is not None:
@@ -47,7 +47,7 @@ def dump_schema(endpoint: Endpoint, database: str, snapshot: str, storage: Stora
     """
     arguments = [
         "--schema-only", "--format=custom", "--compress=6", f"--snapshot={snapshot}", "--no-password",
-        "--lock-wait-timeout=10s", "--no-subscriptions", "--quote-all-identifiers",
+        "--lock-wait-timeout=10s", "--quote-all-identifiers",
         "--exclude-schema=spanvault",
     ]  # fmt: skip
     return _stored(["pg_dump", *arguments], connection_environment(endpoint, database), storage, key, path)

@@ -27,6 +27,9 @@ _OWN_PUBLICATIONS = "(SELECT oid FROM pg_catalog.pg_publication WHERE pubname ~ 
 _TEMPORARY = "(SELECT oid FROM pg_catalog.pg_namespace WHERE nspname ~ '^pg_(toast_)?temp_')"
 _TEMPORARY_CLASS = f"(SELECT oid FROM pg_catalog.pg_class WHERE relnamespace IN {_TEMPORARY})"
 
+_OWN_DATABASE = "(SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())"
+_OF_DATABASE = f"classoid = 'pg_catalog.pg_database'::pg_catalog.regclass AND objoid = {_OWN_DATABASE}"
+
 _VERSION = "c.xmin::text || c.ctid::text"
 # Without what TRUNCATE, VACUUM and ANALYZE set, and what follows from other catalogs.
 _VERSIONS = {
@@ -59,6 +62,11 @@ _CATALOGS: dict[str, str] = {
     "pg_publication": f"oid NOT IN {_OWN_PUBLICATIONS}",
     "pg_publication_rel": f"prpubid NOT IN {_OWN_PUBLICATIONS}",
     "pg_publication_namespace": f"pnpubid NOT IN {_OWN_PUBLICATIONS}",
+    # The database's own properties and settings, which are in its dump.
+    "pg_database": f"oid = {_OWN_DATABASE}",
+    "pg_db_role_setting": f"setdatabase = {_OWN_DATABASE}",
+    "pg_shdescription": _OF_DATABASE,
+    "pg_shseclabel": _OF_DATABASE,
     **dict.fromkeys(
         (
             "pg_aggregate", "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion", "pg_default_acl",

@@ -14,7 +14,9 @@ from spanvault.database.postgres.target import Connection
 _STATEMENT = re.compile(r"""(?:--[^\n]*+|\\[^\n]*+|"[^"]*+"|'[^']*+'|[^;"'\\-]++|-)*+;""")
 _COMMENT_OR_COMMAND = re.compile(r"\A(?:\s++|--[^\n]*+\n|\\[^\n]*+\n)*+")
 _TABLESPACE = re.compile(
-    r"(?:CREATE|ALTER|COMMENT ON|SECURITY LABEL .* ON) TABLESPACE |(?:GRANT|REVOKE) .* ON TABLESPACE ", re.IGNORECASE | re.DOTALL
+    r"(?P<verb>CREATE|ALTER|COMMENT ON|SECURITY LABEL .*? ON|(?:GRANT|REVOKE) .*? ON) TABLESPACE"
+    r' (?P<name>"(?:[^"]|"")+"|\w+)',
+    re.IGNORECASE | re.DOTALL,
 )
 _CREATE = re.compile(r'CREATE ROLE ("(?:[^"]|"")+"|\w+)', re.IGNORECASE)
 
@@ -31,10 +33,12 @@ def restore_roles(connection: Connection, script: str) -> list[str]:
     """Make the roles that are missing, give all of them their attributes, and tell in sentences what was left out.
 
     The role that restores keeps its password and attributes, or a second try could not log in. Tablespaces are folders
-    of the old machine and are left out. Raises BadInput when the role may not make roles.
+    of a machine: those that the target has of the same names get what they were given, others are left out. Raises BadInput
+    when the role may not make roles.
     """
     own = str(scalar(connection, "SELECT current_user"))
     existing = {quote(str(row[0])) for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
+    spaces = {quote(str(row[0])) for row in connection.execute("SELECT spcname FROM pg_catalog.pg_tablespace").fetchall()}
     notes = []
     with translated("Restoring roles"), connection.transaction():
         for statement in statements(script):
@@ -43,11 +47,16 @@ def restore_roles(connection: Connection, script: str) -> list[str]:
                 continue
             if statement.startswith((f"ALTER ROLE {quote(own)} WITH ", f"ALTER ROLE {own} WITH ")):
                 notes.append(f"The role {own}, which restores, keeps its own password and attributes.")
-            elif _TABLESPACE.match(statement):
-                notes.append(f"Left out, as objects are restored to the default tablespace: {statement}")
+            elif (space := _TABLESPACE.match(statement)) and _is_left_out(space, spaces):
+                if _quoted(space["name"]) not in spaces:
+                    notes.append(f"Left out, as the target has no tablespace of that name: {statement}")
             else:
                 connection.execute(statement.encode())
     return notes
+
+
+def _is_left_out(space: re.Match[str], spaces: set[str]) -> bool:
+    return space["verb"].upper() == "CREATE" or _quoted(space["name"]) not in spaces
 
 
 def _quoted(name: str) -> str:

@@ -20,7 +20,7 @@ from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME, connect
 from spanvault.database.postgres.server import version_number
 from spanvault.database.postgres.sqlstate import translated
-from spanvault.errors import BadInput
+from spanvault.errors import BadInput, Retryable, SpanvaultError
 from spanvault.model.schema import Database
 
 Connection = psycopg.Connection[TupleRow]
@@ -39,6 +39,10 @@ _SETUP = f"""
     CREATE TABLE IF NOT EXISTS {PROGRESS_SCHEMA}.units (
         restore text REFERENCES {PROGRESS_SCHEMA}.restores ON DELETE CASCADE, unit text, rows int8 NOT NULL,
         PRIMARY KEY (restore, unit));
+"""
+_SUBSCRIPTIONS = """
+    SELECT subname FROM pg_catalog.pg_subscription
+    WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 _SYSTEM_SCHEMAS = f"(nspname ~ '^pg_' OR nspname IN ('information_schema', '{PROGRESS_SCHEMA}', 'spanvault'))"
 _IN_THE_WAY = f"""
@@ -93,6 +97,11 @@ def database_names(connection: Connection) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
+def is_superuser(connection: Connection) -> bool:
+    """Whether the session's role is one."""
+    return connection.execute("SELECT pg_catalog.current_setting('is_superuser')").fetchone() == ("on",)
+
+
 def role_names(connection: Connection) -> frozenset[str]:
     """All roles of the server."""
     return frozenset(str(row[0]) for row in connection.execute("SELECT rolname FROM pg_catalog.pg_roles").fetchall())
@@ -103,7 +112,15 @@ def available_extensions(connection: Connection) -> frozenset[str]:
     return frozenset(str(row[0]) for row in connection.execute("SELECT name FROM pg_catalog.pg_available_extensions").fetchall())
 
 
-def create_database(connection: Connection, like: Database, name: str, owner: str | None) -> None:
+def tablespace_names(connection: Connection) -> frozenset[str]:
+    """The tablespaces that the role may make something in."""
+    rows = connection.execute(
+        "SELECT spcname FROM pg_catalog.pg_tablespace WHERE pg_catalog.has_tablespace_privilege(oid, 'CREATE')"
+    ).fetchall()
+    return frozenset(str(row[0]) for row in rows) | {"pg_default"}
+
+
+def create_database(connection: Connection, like: Database, name: str, owner: str | None, tablespace: str | None = None) -> None:
     """Make an empty database with the encoding and locale of `like`.
 
     Raises AlreadyExists, BadInput for a missing privilege, and Permanent where this server lacks the locale.
@@ -115,6 +132,8 @@ def create_database(connection: Connection, like: Database, name: str, owner: st
     ]
     if version_number(connection) >= 150000:
         words += _locale_provider(like)
+    if tablespace is not None:
+        words.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(tablespace)))
     if owner is not None:
         words.append(sql.SQL("OWNER {}").format(sql.Identifier(owner)))
     with translated(f"Creating the database {name!r}"):
@@ -128,6 +147,17 @@ def _locale_provider(like: Database) -> list[sql.Composed]:
         option = "ICU_LOCALE" if provider == "icu" else "BUILTIN_LOCALE"
         words.append(sql.SQL("{} {}").format(sql.SQL(option), sql.Literal(like.locale)))
     return words
+
+
+def drop_subscriptions(connection: Connection, names: Sequence[str]) -> None:
+    """Remove subscriptions without a word to their publishers: these may still serve the database that was backed up."""
+    present = {str(row[0]) for row in connection.execute(_SUBSCRIPTIONS).fetchall()}
+    for name in sorted(present.intersection(names)):
+        with translated(f"Removing the subscription {name}"):
+            identifier = sql.Identifier(name)
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} DISABLE").format(identifier))
+            connection.execute(sql.SQL("ALTER SUBSCRIPTION {} SET (slot_name = NONE)").format(identifier))
+            connection.execute(sql.SQL("DROP SUBSCRIPTION {}").format(identifier))
 
 
 def drop_database(connection: Connection, name: str) -> None:
@@ -228,6 +258,23 @@ def end_sessions(connection: Connection, purpose: str) -> None:
         " WHERE datname = current_database() AND application_name = %s AND pid <> pg_backend_pid()",
         [f"{APPLICATION_NAME} {purpose}"[:63]],
     )
+
+
+def without_event_triggers(connection: Connection) -> None:
+    """Keep event triggers that were restored from taking the rest of the restore for changes by an application. Only a
+    superuser can have restored any. Before version 17 those that are ENABLE ALWAYS still fire."""
+    setting = "event_triggers" if version_number(connection) >= 170000 else "session_replication_role"
+    value = "off" if setting == "event_triggers" else "replica"
+    connection.execute(
+        "SELECT pg_catalog.set_config(%s, %s, false) WHERE pg_catalog.current_setting('is_superuser') = 'on'", [setting, value]
+    )
+
+
+def passes(connection: Connection, error: SpanvaultError) -> bool:
+    """Whether another try may help. That a server which a foreign table is on cannot be reached does not count."""
+    if connection.closed or connection.broken:
+        return True
+    return isinstance(error, Retryable) and not (error.sqlstate or "").startswith("08")
 
 
 def run_all(connection: Connection, statements: Sequence[str]) -> None:
