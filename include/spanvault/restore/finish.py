@@ -12,6 +12,7 @@ from spanvault.database.postgres.target import (
     Connection,
     Record,
     end_sessions,
+    event_triggers_off,
     find_record,
     forget,
     one_at_a_time,
@@ -32,6 +33,7 @@ from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.properties import restore_properties
 from spanvault.restore.resume import begun_cuts
 from spanvault.restore.role_names import missing_roles
+from spanvault.restore.subscriptions import made_apart, make_apart
 from spanvault.restore.tablespaces import all_there
 from spanvault.restore.work import Work, local_archive
 
@@ -170,18 +172,22 @@ def _make_entries(
 ) -> None:
     if not wanted:
         return
+    apart = made_apart(connection, wanted)
     restore_entries(
         work.cluster.primary,
         database.target,
         archive,
-        wanted,
+        [entry for entry in wanted if entry not in apart],
         section="post-data",
         jobs=jobs,
         # pg_restore sets owners of all or of none: statistics and the like then belong to the role that restores.
         with_grants=work.plan.grants and not missing_roles(wanted, role_names(connection)),
         with_tablespaces=all_there(wanted, tablespace_names(connection)),
         purpose=work.finishing,
+        # After a deadlock, or an earlier try, event triggers are there before the rest.
+        settings=event_triggers_off(connection) if database.whole else {},
     )
+    make_apart(connection, apart)
     work.progress.advance(units=len(wanted))
 
 

@@ -41,6 +41,7 @@ from spanvault.restore.origin import SHOWN
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.resume import begun_cuts, remember_cuts, remember_layers
 from spanvault.restore.role_names import missing_roles, without_roles
+from spanvault.restore.subscriptions import of_subscription
 from spanvault.restore.table_sql import without
 from spanvault.restore.tablespaces import database_tablespace, elsewhere, in_tablespace, usable_tablespace
 from spanvault.restore.work import Work, is_finished, local_archive, local_object
@@ -103,7 +104,7 @@ def _as_far_as_possible(
     subscriptions = [entry.name for entry in chosen if entry.kind == "SUBSCRIPTION"]
     if subscriptions and not is_superuser(control):
         notes.append(f"Left out, as only a superuser may make them as they were: subscriptions {few(subscriptions, SHOWN)}.")
-        chosen = tuple(entry for entry in chosen if not _of_subscription(entry))
+        chosen = tuple(entry for entry in chosen if not of_subscription(entry))
     elif subscriptions:
         notes.append(
             f"Subscriptions come back disabled and connect to nothing: {few(subscriptions, SHOWN)}. Before one is enabled or"
@@ -115,10 +116,6 @@ def _as_far_as_possible(
         notes.append(f"Restored empty, as backups have no rows of unlogged tables: {few(unlogged, SHOWN)}.")
     notes += elsewhere(database_tablespace(entries) if database.whole else None, chosen, tablespace_names(control))
     return Decision(chosen, decision.cuts, decision.notes), tuple(notes)
-
-
-def _of_subscription(entry: Entry) -> bool:
-    return entry.kind == "SUBSCRIPTION" or (entry.kind == "COMMENT" and entry.sql.startswith("COMMENT ON SUBSCRIPTION "))
 
 
 def _check_version(work: Work, control: Connection) -> None:

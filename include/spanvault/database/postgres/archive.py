@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,8 @@ from typing import Literal
 from psycopg.conninfo import make_conninfo
 
 from spanvault.config.clusters import Endpoint
-from spanvault.database.postgres.connect import APPLICATION_NAME
-from spanvault.database.postgres.dump import connection_environment, ended_by_signal
+from spanvault.database.postgres.connect import APPLICATION_NAME, options_text
+from spanvault.database.postgres.dump import connection_environment, ended_by_signal, too_old
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.errors import BadInput, Busy, Damaged, Permanent, Retryable
 
@@ -43,6 +43,10 @@ _LOST = re.compile(
     r"server closed the connection|Connection re(?:fused|set)|no connection to the server|terminating connection"
     r"|the database system is|could not (?:send|receive) data"
 )  # what libpq and a server that goes away say
+# pg_restore 17 and later sets transaction_timeout on every server, and goes on where an older one does not know it.
+_UNKNOWN = 'unrecognized configuration parameter "transaction_timeout"'
+_UNKNOWN_SETTING = re.compile(rf"^.*error:.*{_UNKNOWN}\n", re.MULTILINE)
+_IGNORED = "errors ignored on restore:"  # said at the end: it got there
 _DEADLOCK = "deadlock detected"  # between two of its jobs; the loser's entry is not made
 _TAIL = re.compile(r"(?:\n-- Completed on .*)?\s*\n--\n-- PostgreSQL database dump complete\n--\s*\Z")
 _SESSION = re.compile(r"\n+SET statement_timeout = 0;\n(?:S.*\n)*SET row_security = off;\s*\Z")
@@ -106,10 +110,12 @@ def restore_entries(
     with_grants: bool,
     with_tablespaces: bool,
     purpose: str,
+    settings: Mapping[str, str],
 ) -> None:
     """Run the SQL of these entries' section on `database`, `jobs` at a time, dependencies first.
 
-    Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`. An entry that fails
+    Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`, and they
+    have these `settings`. An entry that fails
     does not keep the others from being made. Raises Permanent with the first error that PostgreSQL reported, Busy when two of
     the jobs stood in each other's way.
     """
@@ -127,6 +133,7 @@ def restore_entries(
             str(archive),
         ]
         environment = {**connection_environment(endpoint, database), "PGAPPNAME": f"{APPLICATION_NAME} {purpose}"[:63]}
+        environment["PGOPTIONS"] = f"{environment['PGOPTIONS']} {options_text(dict(settings))}".strip()
         _run("pg_restore", arguments, environment)
 
 
@@ -198,21 +205,21 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
         return done.stdout
     if done.returncode < 0:  # no word on the archive, nor on the server
         raise ended_by_signal(program, done.returncode)
-    reason = _first_error(done.stderr)
+    told = _UNKNOWN_SETTING.sub("", done.stderr)
+    if (outdated := too_old(program, told)) is not None:
+        raise outdated
+    reason = _first_error(told)
     if reading is not None:
         raise Damaged(f"The schema archive cannot be read: {reason}.")
-    if _DEADLOCK in done.stderr:
+    if _DEADLOCK in told:
         raise Busy(f"{program} failed: {reason}.")
-    kind = Retryable if _LOST.search(done.stderr) else BadInput if "permission denied" in reason else Permanent
+    kind = Retryable if _LOST.search(told) else BadInput if "permission denied" in reason else Permanent
     raise kind(f"{program} failed: {reason}.")
 
 
 def _only_unknown_setting(stderr: str) -> bool:
-    """pg_restore 17 and later sets transaction_timeout on every server, and goes on where an older one does not know it."""
-    errors = [line for line in stderr.splitlines() if "error:" in line]
-    ended = re.search(r"errors ignored on restore: (\d+)", stderr)
-    known = all('unrecognized configuration parameter "transaction_timeout"' in line for line in errors)
-    return known and ended is not None and int(ended[1]) == len(errors)
+    # Of several jobs' errors pg_restore counts some once and some not at all, and their lines may run into each other.
+    return _IGNORED in stderr and stderr.count("error:") == stderr.count(_UNKNOWN)
 
 
 def _first_error(stderr: str) -> str:

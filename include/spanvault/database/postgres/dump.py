@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -11,12 +12,14 @@ from collections.abc import Sequence
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME
-from spanvault.embedded.binaries import tool, tool_environment
+from spanvault.embedded.binaries import PG_BIN_VARIABLE, tool, tool_environment
 from spanvault.errors import BadInput, Retryable
 from spanvault.model.manifest import ObjectReference
 from spanvault.storage.base import Storage
 
 _CHUNK = 1 << 20
+# What pg_dump and pg_dumpall say of a server, and pg_restore of an archive, that is newer than they are.
+_TOO_OLD = re.compile(r"server version mismatch|unsupported version \(1\.\d+\) in file header")
 
 
 def connection_environment(endpoint: Endpoint, database: str) -> dict[str, str]:
@@ -98,9 +101,21 @@ def ended_by_signal(name: str, status: int) -> Retryable:
     return Retryable(f"{name} was ended by {by}, as by a machine that is out of memory; see to that, then try again.")
 
 
+def too_old(name: str, text: str) -> BadInput | None:
+    """What to do if a tool failed with `text` because it is of an older PostgreSQL than what it was to read, else None."""
+    if _TOO_OLD.search(text) is None:
+        return None
+    return BadInput(
+        f"{name} is of an older PostgreSQL than what it is to read; let {PG_BIN_VARIABLE} name the folder of a newer one's"
+        " programs, or unset it."
+    )
+
+
 def _failure(name: str, text: str) -> BadInput | Retryable:
     lines = [line.split("error:", 1)[-1].strip() for line in text.splitlines() if line.strip()]
     message = next((line for line in lines if line), "no message")
+    if (outdated := too_old(name, text)) is not None:
+        return outdated
     if "permission denied" in text:
         return BadInput(f"{name} may not read the schema: {message}. `spanvault cluster preflight` prints the GRANTs.")
     return Retryable(f"{name} failed: {message}.")

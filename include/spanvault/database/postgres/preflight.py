@@ -11,7 +11,8 @@ from spanvault.database.postgres.catalog import read_tables, user_databases
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.quoting import literal, qualified, quote
 from spanvault.database.postgres.server import Connection, scalar, server_version, version_number
-from spanvault.errors import BadInput
+from spanvault.embedded.binaries import PG_BIN_VARIABLE, tool_version
+from spanvault.errors import BadInput, NotFound
 from spanvault.model.base import Value
 from spanvault.model.sentences import few
 
@@ -48,7 +49,7 @@ def examine(endpoint: Endpoint, interval: timedelta | None = None) -> list[Check
 
 def server_checks(connection: Connection) -> list[Check]:
     """What every backup needs of the server."""
-    return [check(connection) for check in (_version, _primary, _wal_level, _role, _slots, _walsenders)]
+    return [check(connection) for check in (_version, _programs, _primary, _wal_level, _role, _slots, _walsenders)]
 
 
 def _version(connection: Connection) -> Check:
@@ -59,6 +60,20 @@ def _version(connection: Connection) -> Check:
         )
     status: Status = "ok" if number < 190000 else "warning"
     return Check(name="version", status=status, detail=f"PostgreSQL {text}")
+
+
+def _programs(connection: Connection) -> Check:
+    """pg_dump reads servers of its own version and older ones, and is needed at the backup's end."""
+    name, server = "programs", version_number(connection) // 10000
+    fix = f"Set {PG_BIN_VARIABLE} to the folder of the programs of PostgreSQL {server} or newer, here and for all workers."
+    try:
+        own = tool_version("pg_dump")
+    except (NotFound, BadInput) as error:
+        return Check(name=name, status="failed", detail=str(error).rstrip("."), fix=fix)
+    if own < server:
+        detail = f"pg_dump is of PostgreSQL {own}, and the server of {server}: it cannot read the schema"
+        return Check(name=name, status="failed", detail=detail, fix=fix)
+    return Check(name=name, status="ok", detail=f"pg_dump is of PostgreSQL {own}")
 
 
 def _primary(connection: Connection) -> Check:

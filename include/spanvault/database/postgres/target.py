@@ -260,14 +260,19 @@ def end_sessions(connection: Connection, purpose: str) -> None:
     )
 
 
+def event_triggers_off(connection: Connection) -> dict[str, str]:
+    """The setting that keeps event triggers that were restored from taking the rest of the restore for changes by an
+    application; none without a superuser, who alone can have restored any. Before version 17 those that are ENABLE ALWAYS
+    still fire."""
+    if not is_superuser(connection):
+        return {}
+    return {"event_triggers": "off"} if version_number(connection) >= 170000 else {"session_replication_role": "replica"}
+
+
 def without_event_triggers(connection: Connection) -> None:
-    """Keep event triggers that were restored from taking the rest of the restore for changes by an application. Only a
-    superuser can have restored any. Before version 17 those that are ENABLE ALWAYS still fire."""
-    setting = "event_triggers" if version_number(connection) >= 170000 else "session_replication_role"
-    value = "off" if setting == "event_triggers" else "replica"
-    connection.execute(
-        "SELECT pg_catalog.set_config(%s, %s, false) WHERE pg_catalog.current_setting('is_superuser') = 'on'", [setting, value]
-    )
+    """Let the session fire no event triggers, see `event_triggers_off`."""
+    for name, value in event_triggers_off(connection).items():
+        connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
 
 
 def passes(connection: Connection, error: SpanvaultError) -> bool:
