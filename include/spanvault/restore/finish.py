@@ -28,12 +28,12 @@ from spanvault.model.sentences import few
 from spanvault.restore.batches import table_of
 from spanvault.restore.decide import present_in
 from spanvault.restore.late_checks import late_checks, make_late_checks
+from spanvault.restore.older_servers import made_apart, make_apart
 from spanvault.restore.origin import SHOWN, AtCut
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.properties import restore_properties
 from spanvault.restore.resume import begun_cuts
 from spanvault.restore.role_names import missing_roles
-from spanvault.restore.subscriptions import made_apart, make_apart
 from spanvault.restore.tablespaces import all_there
 from spanvault.restore.work import Work, local_archive
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from spanvault.database.postgres.archive import Entry, read_archive
+from spanvault.database.postgres.archive import Entry, dumped_by, read_archive
 from spanvault.database.postgres.roles import restore_roles
-from spanvault.database.postgres.server import major_version, server_version
+from spanvault.database.postgres.server import major_version, server_version, version_number
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import (
     SERVICE_DATABASES,
@@ -37,11 +37,11 @@ from spanvault.model.target import ClusterTarget
 from spanvault.restore.decide import Decision, decide
 from spanvault.restore.large_objects import restore_list
 from spanvault.restore.late_checks import late_checks, without_late
+from spanvault.restore.older_servers import known_words, of_subscription, prepare_public
 from spanvault.restore.origin import SHOWN
 from spanvault.restore.plan import DatabaseRestore
 from spanvault.restore.resume import begun_cuts, remember_cuts, remember_layers
 from spanvault.restore.role_names import missing_roles, without_roles
-from spanvault.restore.subscriptions import of_subscription
 from spanvault.restore.table_sql import without
 from spanvault.restore.tablespaces import database_tablespace, elsewhere, in_tablespace, usable_tablespace
 from spanvault.restore.work import Work, is_finished, local_archive, local_object
@@ -76,24 +76,26 @@ def restore_schema(work: Work) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The entries of a database's archive, and what is made of them; None if an earlier try has decided that."""
+    """The entries of a database's archive, the version of the pg_dump that wrote it, and what is made of them; None if an
+    earlier try has decided that."""
 
     entries: tuple[Entry, ...]
+    writer: int
     decision: Decision | None
 
 
 def _decided(work: Work, control: Connection, database: DatabaseRestore) -> _Prepared:
     with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
-        entries = read_archive(archive, owners=work.plan.grants)
+        entries, writer = read_archive(archive, owners=work.plan.grants), dumped_by(archive)
     if database.target in database_names(control):
         with work.connect(database.target) as connection:
             if find_record(connection, work.plan.id) is not None:
-                return _Prepared(entries, None)
+                return _Prepared(entries, writer, None)
     decision = decide(work, control, database, entries)
     decision, notes = _as_far_as_possible(control, database, entries, decision)
     for note in (*decision.notes, *notes):
         work.progress.note(note)
-    return _Prepared(entries, decision)
+    return _Prepared(entries, writer, decision)
 
 
 def _as_far_as_possible(
@@ -227,6 +229,8 @@ def _begin(
         remember(connection, record)
         remember_layers(connection, work.plan)
         remember_cuts(connection, work.plan.id, decision.cuts)
+        if database.whole and work.plan.grants:
+            prepare_public(connection, prepared.writer)
         if not database.whole:
             made_here = [by_id[entry.id] for entry in decision.entries]
             first = next(_groups(_as_made(work, made_here, decision.cuts)), ())
@@ -240,7 +244,7 @@ def _make_group(work: Work, connection: Connection, group: Sequence[Entry]) -> N
         return
     with connection.transaction():
         if claim_unit(connection, work.plan.id, f"schema:{wanted[0].id}"):
-            there = tablespace_names(connection)
+            there, version = tablespace_names(connection), version_number(connection)
             for entry in wanted:
                 with translated(f"Creating {entry.display}"):
-                    run_all(connection, [in_tablespace(entry, there)])
+                    run_all(connection, [known_words(entry.kind, in_tablespace(entry, there), version)])

@@ -37,6 +37,7 @@ _HEADER = re.compile(
 # pg_restore writes this between entries when the next one needs it; its effect lasts until it is written again.
 _ACCESS_METHOD = re.compile(r"\n*^SET default_table_access_method = (?P<method>.+);\s*\Z", re.MULTILINE)
 _TABLESPACE = re.compile(r"""\n*^SET default_tablespace = (?:''|"(?:[^"]|"")+"|\w+);\s*\Z""", re.MULTILINE)
+_DUMPED_BY = re.compile(r"^; *Dumped by pg_dump version: (\d+)", re.MULTILINE)
 _LISTED = re.compile(r"^(\d+); ", re.MULTILINE)
 _NOT_SQL = re.compile(r"^\\(?:un)?restrict .*\n?|^\\connect .*\n?", re.MULTILINE)
 _LOST = re.compile(
@@ -87,6 +88,14 @@ def read_archive(archive: Path, *, owners: bool = False) -> tuple[Entry, ...]:
     """
     sections: tuple[Section, ...] = ("pre-data", "post-data")
     return tuple(entry for section in sections for entry in _section(archive, section, owners))
+
+
+def dumped_by(archive: Path) -> int:
+    """The major version of the pg_dump that wrote the archive. Raises Damaged when pg_restore cannot read the file."""
+    found = _DUMPED_BY.search(_run("pg_restore", ["--list", str(archive)], reading=archive))
+    if found is None:
+        raise Damaged("The schema archive does not say which pg_dump wrote it.")
+    return int(found[1])
 
 
 def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
