@@ -13,7 +13,7 @@ from spanvault.database.postgres.target import Connection, run_all
 
 # Before 16. The connection string stands before the last of these, publications and options hold no string.
 _RUN_AS_OWNER = re.compile(
-    r"\A(CREATE SUBSCRIPTION .* WITH \(connect = false, slot_name = (?:NONE|'[^']*')[^']*?), run_as_owner = true", re.DOTALL
+    r"\A(CREATE SUBSCRIPTION .* WITH \(connect = false, slot_name = (?:NONE|'[^']*')[^';]*?), run_as_owner = true", re.DOTALL
 )
 # Before 15, for an identity column of an unlogged table.
 _LOGGED = re.compile(r"\A(ALTER TABLE .* ADD GENERATED .*\(\n    SEQUENCE NAME .*)\n    LOGGED(?=\n    START WITH )", re.DOTALL)
