@@ -29,6 +29,7 @@ from spanvault.engine.local import run_backup
 from spanvault.engine.maintenance import uninstall
 from spanvault.engine.protections import all_held
 from spanvault.engine.restore_local import run_restore
+from spanvault.engine.restore_steps import abandon_restore, plan_restore, restore_schema
 from spanvault.engine.steps import export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.errors import BadInput, BrokenChain, Busy, Refused
 from spanvault.model.cut import Lsn
@@ -309,9 +310,13 @@ def test_parts_and_encrypted_chains_come_back(source: Source, letters: TestDatab
     parts = TestDatabase(source.server, "parts")
     for kind, (target, relations) in targets.items():
         uri = f"file://{tmp_path}/{kind}"
-        backed_up(main, uri, target, encryption=KEY, protection="none")
+        backed_up(main, uri, target, protection="none")
         parts.execute("DROP SCHEMA IF EXISTS s CASCADE; CREATE SCHEMA s" if kind == "table" else "SELECT 1")
-        restored(main, uri, target, encryption=KEY, into_db="parts")
+        request = RestoreRequest(target=target, collection=uri, options=RestoreOptions.model_validate({"into_db": "parts"}))
+        plan = plan_restore(Context(), main.cluster, request)
+        restore_schema(Context(), main.cluster, plan.request)
+        abandon_restore(Context(), main.cluster, plan.request)
+        run_restore(Context(), main.cluster, request, processes=False)
         assert rows_of(parts, *relations) == rows_of(letters, *relations)
     uri, whole = f"file://{tmp_path}/whole", DatabaseTarget(names=(name,))
     backed_up(main, uri, whole, encryption=KEY)

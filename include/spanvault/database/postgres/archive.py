@@ -40,6 +40,7 @@ _TABLESPACE = re.compile(r"""\n*^SET default_tablespace = (?:''|"(?:[^"]|"")+"|\
 _DUMPED_BY = re.compile(r"^; *Dumped by pg_dump version: (\d+)", re.MULTILINE)
 _LISTED = re.compile(r"^(\d+); ", re.MULTILINE)
 _NOT_SQL = re.compile(r"^\\(?:un)?restrict .*\n?|^\\connect .*\n?", re.MULTILINE)
+_NEWER_SETTING = re.compile(r"^SET transaction_timeout = 0;\n", re.MULTILINE)  # of 17; our sessions have none
 _LOST = re.compile(
     r"server closed the connection|Connection re(?:fused|set)|no connection to the server|terminating connection"
     r"|the database system is|could not (?:send|receive) data"
@@ -155,7 +156,7 @@ def drop_statements(archive: Path, entries: Iterable[Entry]) -> str:
             "pg_restore", ["--clean", "--if-exists", "--no-owner", "--file=-", f"--use-list={chosen.name}", str(archive)]
         )
     before_first_entry = re.split(r"^--\n-- Name: ", script, maxsplit=1, flags=re.MULTILINE)[0]
-    return _NOT_SQL.sub("", before_first_entry)
+    return _NEWER_SETTING.sub("", _NOT_SQL.sub("", before_first_entry))
 
 
 def _section(archive: Path, section: Section, owners: bool) -> Iterator[Entry]:
