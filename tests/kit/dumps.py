@@ -28,6 +28,13 @@ def database_text(database: TestDatabase, *options: str) -> str:
     return _UNORDERED.sub(lambda lines: "".join(sorted(lines[0].splitlines(keepends=True))), text)
 
 
+def rows_text(database: TestDatabase) -> list[str]:
+    """pg_dump of the rows, a statement each, sorted; values may have several lines."""
+    text = _RANDOM.sub("", _run("pg_dump", "--data-only", "--inserts", "--quote-all-identifiers", database.url))
+    pieces = re.split(r"^(?=INSERT INTO |--$)", _VERSIONS.sub("", text), flags=re.MULTILINE)
+    return sorted(piece.rstrip("\n") for piece in pieces)  # the last row of a table has empty lines behind it
+
+
 def globals_text(database: TestDatabase) -> str:
     """pg_dumpall of roles, memberships, settings of roles and tablespaces; these lie wherever the server does."""
     arguments = ["--globals-only", "--quote-all-identifiers", f"--dbname={database.url}"]
@@ -35,6 +42,7 @@ def globals_text(database: TestDatabase) -> str:
 
 
 def _run(program: str, *arguments: str) -> str:
-    done = subprocess.run([str(tool(program)), *arguments], env=tool_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run([str(tool(program)), *arguments], env=tool_environment(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    # Not read as text, which would lose the difference between a carriage return and a newline.
+    return done.stdout.decode("utf-8")

@@ -165,7 +165,7 @@ def _check_cluster(work: Work, names: set[str]) -> None:
 def _restore_roles(work: Work, control: Connection) -> None:
     if work.manifest.globals_dump is not None:
         with local_object(work.storage, work.manifest, work.manifest.globals_dump, work.scratch) as script:
-            for note in restore_roles(control, script.read_text(encoding="utf-8")):
+            for note in restore_roles(control, script.read_bytes().decode("utf-8")):
                 work.progress.note(note)
 
 

@@ -208,14 +208,15 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
         [os.fspath(tool(program)), *arguments],
         env=environment or tool_environment(),
         capture_output=True,
-        encoding="utf-8",
         check=False,
     )
-    if done.returncode == 0 or _only_unknown_setting(done.stderr):
-        return done.stdout
+    # Not read as text: that would turn each carriage return of a name, a literal or a function's body into a newline.
+    output, errors = done.stdout.decode("utf-8"), done.stderr.decode("utf-8", errors="replace")
+    if done.returncode == 0 or _only_unknown_setting(errors):
+        return output
     if done.returncode < 0:  # no word on the archive, nor on the server
         raise ended_by_signal(program, done.returncode)
-    told = _UNKNOWN_SETTING.sub("", done.stderr)
+    told = _UNKNOWN_SETTING.sub("", errors)
     if (outdated := too_old(program, told)) is not None:
         raise outdated
     reason = _first_error(told)
