@@ -47,8 +47,30 @@ LEFT JOIN LATERAL (
   ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) AS identity ON true
 """
 
+_FIRST_USER_OID = 16384  # FirstNormalObjectId in PostgreSQL's transam.h
+# Types whose values hold the OIDs of objects or roles and print their names.
+_NAMING_TYPES = (
+    "aclitem", "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
+    "regprocedure", "regrole", "regtype",
+)  # fmt: skip
+_NAMING = ", ".join(f"'pg_catalog.{name}', 'pg_catalog.{name}[]'" for name in _NAMING_TYPES)
+# Whether any value of table `c` prints names, also inside arrays, domains, composite types and ranges. Other built-in types
+# are left out at once: to look into each of them would make a listing of many tables slow.
+NAMES_OBJECTS = f"""(WITH RECURSIVE used (oid) AS (
+            SELECT a.atttypid FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+              AND (a.atttypid >= {_FIRST_USER_OID} OR a.atttypid = ANY (ARRAY[{_NAMING}]::pg_catalog.regtype[]))
+            UNION SELECT inside.oid FROM used JOIN pg_catalog.pg_type t ON t.oid = used.oid AND t.typtype <> 'p',
+            LATERAL (SELECT t.typelem UNION ALL SELECT t.typbasetype
+                     UNION ALL SELECT f.atttypid FROM pg_catalog.pg_attribute f
+                     WHERE f.attrelid = t.typrelid AND f.attnum > 0 AND NOT f.attisdropped
+                     UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range r
+                     WHERE t.typtype IN ('r', 'm') AND t.oid IN (r.rngtypid, r.rngmultitypid)) AS inside (oid)
+            WHERE inside.oid <> 0)
+        SELECT coalesce(pg_catalog.bool_or(used.oid = ANY (ARRAY[{_NAMING}]::pg_catalog.regtype[])), false) FROM used)"""
+
 # What `table_of` makes a Table of, also inside the DDL log's trigger.
-TABLE_FIELDS = """c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
+TABLE_FIELDS = f"""c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.relreplident::text, c.relispartition,
        c.relfilenode::int8,
        coalesce(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::int, 0)::int8,
        coalesce(pg_catalog.pg_table_size(c.oid), 0)::int8, greatest(c.reltuples, 0)::int8,
@@ -66,7 +88,9 @@ TABLE_FIELDS = """c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.r
             UNION SELECT h.inhparent FROM above JOIN pg_catalog.pg_inherits h ON h.inhrelid = above.oid)
         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(s.nspname, k.relname) ORDER BY s.nspname, k.relname)
         FROM above JOIN pg_catalog.pg_class k ON k.oid = above.oid
-        JOIN pg_catalog.pg_namespace s ON s.oid = k.relnamespace)::text"""
+        JOIN pg_catalog.pg_namespace s ON s.oid = k.relnamespace)::text,
+       {NAMES_OBJECTS}"""
+_NAMES_OBJECTS = 15  # its place
 TABLE_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 {_KEY}
 WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION}"""
@@ -85,13 +109,6 @@ WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND (
 _REFERENCES = """(SELECT pg_catalog.array_agg(DISTINCT f.confrelid::int8) FROM pg_catalog.pg_constraint f
         WHERE f.contype = 'f' AND f.conrelid = c.oid AND f.confrelid <> c.oid
         AND EXISTS (SELECT FROM pg_catalog.pg_extension y WHERE f.confrelid = ANY (y.extconfig)))"""
-
-REG_TYPES = frozenset(
-    {
-        "regclass", "regcollation", "regconfig", "regdictionary", "regnamespace", "regoper", "regoperator", "regproc",
-        "regprocedure", "regrole", "regtype",
-    }
-)  # fmt: skip
 
 
 def read_tables(query: Query, oids: Iterable[int] | None = None) -> tuple[Table, ...]:
@@ -127,7 +144,7 @@ def table_of(row: Sequence[Any]) -> Table:
     """A row of TABLE_FIELDS as a Table."""
     columns = tuple(_column(fields) for fields in json.loads(row[12] or "[]"))
     key = tuple(int(attnum) for attnum in row[10].split()[: row[11]]) if row[10] else ()
-    names_objects = any(column.base_type.lstrip("_") in REG_TYPES for column in columns)
+    names_objects = len(row) > _NAMES_OBJECTS and row[_NAMES_OBJECTS]  # a DDL log of an older version does not know
     return Table(
         oid=row[0],
         schema_name=row[1],
@@ -150,7 +167,7 @@ def table_of(row: Sequence[Any]) -> Table:
 def _capture(persistence: str, identity: str, key: tuple[int, ...], *, names_objects: bool) -> Any:
     if persistence == "u":
         return "none"
-    if names_objects:  # the text of reg* values changes when the named object is renamed, without a change in the log
+    if names_objects:  # the values' text changes when the named object is renamed, without a change in the log
         return "exact"
     if key:
         return "log"

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from psycopg import errors as pg_errors
 
-from spanvault.database.postgres.catalog import REG_TYPES, TABLE_FIELDS, TABLE_SOURCE, Query, table_of
+from spanvault.database.postgres.catalog import NAMES_OBJECTS, TABLE_FIELDS, TABLE_SOURCE, Query, table_of
 from spanvault.database.postgres.quoting import literal, quote
 from spanvault.database.postgres.server import Connection, scalar
 from spanvault.errors import BadInput, Refused
@@ -101,9 +101,7 @@ BEGIN
            identity.attnums IS NOT NULL AS keyed,
            identity.attnums IS NULL AND c.relreplident <> 'f' AS lost,
            c.oid = ANY (created) AND c.relpersistence = 'p' AND pg_catalog.pg_relation_size(c.oid) = 0 AS born,
-           EXISTS (SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-                   WHERE a.attrelid = c.oid AND a.attnum > 0 AND pg_catalog.ltrim(t.typname, '_') = ANY (
-                     {literal("{" + ",".join(sorted(REG_TYPES)) + "}")}::text[])) AS names_objects
+           {NAMES_OBJECTS} AS names_objects
     FROM {TABLE_SOURCE} AND c.oid = ANY (touched)
   LOOP
     FOR publication IN
