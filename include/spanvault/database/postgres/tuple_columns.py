@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 _TEXT = ord("t")
+_LONG = 512  # bytes of a value, from which on to cut out each is no slower than to number their bytes
 _MAX_BYTES = 1 << 30  # of messages at once: Arrow's offsets have 31 bits
 
 
@@ -54,9 +55,14 @@ def _column(data: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[n
     """The slices of `data` as a string array; null where not present."""
     offsets = np.zeros(len(length) + 1, dtype=np.int32)
     np.cumsum(length, out=offsets[1:])
-    within = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1].astype(np.int64), length)
-    content = data[np.repeat(start, length) + within]
+    if offsets[-1] > _LONG * len(length):
+        # Numbers of single bytes would take 24 times the values' memory.
+        view = data.data
+        content = b"".join(view[at : at + size] for at, size in zip(start.tolist(), length.tolist(), strict=True))
+    else:
+        within = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1].astype(np.int64), length)
+        content = data[np.repeat(start, length) + within].tobytes()
     validity = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little").tobytes())
-    buffers = [validity, pa.py_buffer(offsets.tobytes()), pa.py_buffer(content.tobytes())]
+    buffers = [validity, pa.py_buffer(offsets.tobytes()), pa.py_buffer(content)]
     # Binary first: the bytes are UTF-8 by the session's client_encoding, so the cast only checks them.
     return pa.Array.from_buffers(pa.binary(), len(length), buffers).cast(pa.string())
