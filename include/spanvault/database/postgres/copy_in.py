@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
@@ -16,6 +16,8 @@ from spanvault.columnar.csv_codec import encode_csv
 from spanvault.database.postgres.quoting import quote
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.model.schema import Column
+
+_LONG_BYTES: Final = 64 << 20  # of one batch, encoded
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def copy_batches(
                 for batch in group:
                     copy.write(batch.data)
                     rows += batch.rows
+                    del batch
                 copy.write(TRAILER if binary else b"")
     return rows
 
@@ -58,8 +61,15 @@ def _encoded_ahead(batches: Iterator[pa.RecordBatch], columns: Sequence[Column])
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
         pending = ahead.submit(following)
         while (encoded := pending.result()) is not None:
-            pending = ahead.submit(following)
-            yield encoded
+            if len(encoded.data) > _LONG_BYTES:
+                # Long rows: both batches would be in memory some times over.
+                yield encoded
+                del encoded
+                pa.default_memory_pool().release_unused()
+                pending = ahead.submit(following)
+            else:
+                pending = ahead.submit(following)
+                yield encoded
 
 
 def _encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> _Encoded:
