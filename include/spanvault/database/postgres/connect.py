@@ -80,9 +80,13 @@ def connect(
         parameters["replication"] = "database"
     try:
         connection = psycopg.connect(autocommit=True, **parameters)
-        if not replication:
-            connection.execute(NO_TRANSACTION_TIMEOUT)
-        connection.autocommit = autocommit
+        try:
+            if not replication:
+                connection.execute(NO_TRANSACTION_TIMEOUT)
+            connection.autocommit = autocommit
+        except BaseException:
+            connection.close()
+            raise
         return connection
     except psycopg.OperationalError as error:
         raise translate_connect_error(error, endpoint, database) from None
