@@ -106,7 +106,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(1000)
 def test_demo_is_killed_told_on_what_is_left_and_removed(folder: Path) -> None:
     killed = Running(folder)
     killed.wait_for("Airflow runs: http")
