@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio.runners
+import gc
+import itertools
+import signal
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 import pyarrow as pa
 import pytest
@@ -13,6 +20,7 @@ import pytest
 from spanvault.columnar.read import read_batches, verified_file
 from spanvault.columnar.types import file_schema
 from spanvault.config.clusters import Endpoint
+from spanvault.database.postgres import copy_out
 from spanvault.database.postgres.connect import PINNED_SETTINGS, connect, connection_parameters
 from spanvault.database.postgres.copy_in import copy_batches
 from spanvault.database.postgres.copy_out import CopySession, export_query
@@ -127,6 +135,46 @@ def test_a_connection_lost_in_the_middle_is_retryable(database: TestDatabase) ->
 
     with pytest.raises(Retryable), session(database) as copying:
         copying.copy_out("select generate_series(1, 10000000)", sink)
+
+
+class InterruptAt:
+    """Ctrl-C at the n-th instruction of CopySession or of asyncio's Runner; `struck` says whether there were so many."""
+
+    def __init__(self, n: int) -> None:
+        self.struck = False
+        self._left = n
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> InterruptAt | None:
+        if frame.f_code.co_filename not in {copy_out.__file__, asyncio.runners.__file__}:
+            return None
+        frame.f_trace_opcodes = True
+        self._left -= event == "opcode"
+        if not self._left:
+            self.struck = True
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+
+def test_an_interrupt_at_any_instruction_is_only_that(database: TestDatabase, caplog: pytest.LogCaptureFixture) -> None:
+    """It comes out as itself, and neither Python nor asyncio complains of work that was begun or never was."""
+    said: set[str] = set()
+    for n in itertools.count(1, 2):
+        interrupt, before = InterruptAt(n), sys.gettrace()
+        with warnings.catch_warnings(record=True) as caught, suppress(KeyboardInterrupt), session(database) as copying:
+            warnings.simplefilter("always")
+            sys.settrace(interrupt)
+            try:
+                copying.execute("select 1")
+                copying.copy_out("select 1", lambda _: None)
+            finally:
+                sys.settrace(before)
+        gc.collect()
+        said |= {str(warning.message) for warning in caught} | {record.message for record in caplog.records}
+        if not interrupt.struck:
+            break
+    assert n > 100
+    assert not said
 
 
 class BreakingStorage(LocalStorage):

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
@@ -55,6 +56,8 @@ def _options(
 
 def main() -> NoReturn:
     """The `spanvault` command."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # They are for programmers, who ask for them by -W or PYTHONWARNINGS.
     leave_pandas_out()
     code = run(sys.argv[1:])
     gc.freeze()  # or the interpreter's end looks half a second for garbage in what was imported

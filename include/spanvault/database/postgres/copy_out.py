@@ -6,6 +6,7 @@ asyncpg hands over as many rows as arrived at a time; other drivers cost a call 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,11 @@ class CopySession:
         try:
             if error is None:
                 self._run(self._live.close(), "Closing the session")
-            else:
-                # The server may be in the middle of a COPY; hanging up ends it and its transaction. What was waiting
-                # for the server fails then, and asyncio would complain of failures that nobody looks at.
-                self._runner.get_loop().set_exception_handler(lambda _loop, _context: None)
-                self._live.terminate()
         finally:
+            # The server may be in the middle of a COPY; hanging up ends it and its transaction. What was waiting for the
+            # server fails then, and asyncio would complain of failures that nobody looks at.
+            self._runner.get_loop().set_exception_handler(lambda _loop, _context: None)
+            self._live.terminate()
             self._connection = None
             self._runner.close()
 
@@ -109,10 +109,15 @@ class CopySession:
     def _run(self, work: Coroutine[Any, Any, _T], what: str) -> _T:
         try:
             return self._runner.run(work)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None  # nothing else cancels; at some instructions the Runner leaves it at that
         except asyncpg.PostgresError as error:
             raise translate(error.sqlstate, str(error), f"{what} on {self._where}") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             raise translate(None, str(error) or "no answer in time", f"{what} on {self._where}") from None
+        finally:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()  # Ctrl-C came first, and Python would complain of work that was never awaited.
 
 
 async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Record]:
