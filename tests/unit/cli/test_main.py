@@ -388,3 +388,11 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     script = f"{sys.executable} -c 'from spanvault.cli.main import main; main()' --help"
     done = subprocess.run(["sh", "-c", f"{script} | true"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_pythons_warnings_are_for_those_who_ask() -> None:
+    """After Ctrl-C, for example, of work that was never awaited."""
+    script = "import warnings, spanvault.cli.main as m; m.run = lambda _: warnings.warn('noise', RuntimeWarning); m.main()"
+    for asked in (), ("-W", "default"):
+        done = subprocess.run([sys.executable, *asked, "-c", script], capture_output=True, text=True, check=False)
+        assert ("noise" in done.stderr) == bool(asked)

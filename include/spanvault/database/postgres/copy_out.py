@@ -6,7 +6,6 @@ asyncpg hands over as many rows as arrived at a time; other drivers cost a call 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,9 +114,6 @@ class CopySession:
             raise translate(error.sqlstate, str(error), f"{what} on {self._where}") from None
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             raise translate(None, str(error) or "no answer in time", f"{what} on {self._where}") from None
-        finally:
-            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
-                work.close()  # Ctrl-C came first, and Python would complain of work that was never awaited.
 
 
 async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Record]:
