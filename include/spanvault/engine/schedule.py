@@ -14,7 +14,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.engine.context import Context
 from spanvault.engine.protections import release_expired
-from spanvault.engine.steps import as_full, new_plan, tell_full
+from spanvault.engine.steps import as_full, new_plan, require_extendable, tell_full
 from spanvault.errors import AlreadyCovered, BrokenChain, NotFound, Refused
 from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan
@@ -46,9 +46,12 @@ def plan_scheduled(
     `full_every`; but only by the run of the newest interval: an earlier one would give present data a past date, and makes
     the full that was missed of the chain.
 
-    Raises AlreadyCovered when a layer for the interval is there, Refused when its time cannot be had any more.
+    Raises AlreadyCovered when a layer for the interval is there, Refused when its time cannot be had any more, or when the
+    places are such that no later run could add to the chain.
     """
     check(request.model_copy(update={"append": request.append or "LATEST"}))
+    # Also where this run takes a full: the next one is to build upon it.
+    require_extendable(request)
     storage = context.storage(request.into)
     found = own_plan(storage, run_key, due)
     if found is not None:

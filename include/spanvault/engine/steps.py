@@ -84,9 +84,7 @@ def new_plan(
         if request.append is None:
             plan = _new_full(context, cluster, request, run_key)
         else:
-            for place in (request.into, request.options.incremental_location):
-                if place is not None:
-                    Places.parse(place).check_extendable()
+            require_extendable(request)
             if places := context.places(request.into):
                 claim_places(places, read_collection(storage))
             plan = make_layer_plan(
@@ -109,6 +107,13 @@ def new_plan(
         plan = _new_full(context, cluster, as_full(request), run_key)
     context.reached("plan.after_plan")
     return plan
+
+
+def require_extendable(request: BackupRequest) -> None:
+    """Raise Refused if the layers of a chain could not be built upon in the places that the request names."""
+    for place in (request.into, request.options.incremental_location):
+        if place is not None:
+            Places.parse(place).check_extendable()
 
 
 def tell_full(context: Context, error: BrokenChain) -> None:
