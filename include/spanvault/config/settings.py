@@ -10,6 +10,7 @@ from pydantic import ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from spanvault.errors import BadInput, Refused
+from spanvault.model.kms_uri import KmsUri, key_service_of, same_address
 from spanvault.model.locality import Locality
 from spanvault.model.uri import StorageUri
 
@@ -36,7 +37,8 @@ class Settings(BaseSettings):
             "URIs, separated by spaces or commas, of the places that backups may be written to and read from; everything "
             "below them is allowed too. None: anywhere. An s3 entry allows AWS's own endpoint, or the one in its "
             "AWS_ENDPOINT parameter; an azure-blob entry the storage account in its AZURE_ACCOUNT_NAME parameter, at Azure "
-            "or at its AZURE_ENDPOINT. An endpoint and an account that come from a connection (conn_id) are always allowed."
+            "or at its AZURE_ENDPOINT. An endpoint and an account that come from a connection (conn_id) are always allowed. "
+            "Where this is set, an AWS_ENDPOINT in a key's URI needs an entry aws-kms:///?AWS_ENDPOINT=<endpoint>."
         ),
     )
     locality: str = Field(
@@ -121,7 +123,8 @@ class Settings(BaseSettings):
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
             try:
-                StorageUri.parse_prefix(text)
+                if key_service_of(text) is None:
+                    StorageUri.parse_prefix(text)
             except BadInput as error:
                 raise ValueError(str(error)) from None
         return value
@@ -157,9 +160,20 @@ class Settings(BaseSettings):
         named = {"AWS_ENDPOINT", "AZURE_ENDPOINT"}.intersection(uri.params)
         if self.external_io_disable_http and named:
             raise Refused(f"{uri} names an {named.pop()}, which SPANVAULT_EXTERNAL_IO_DISABLE_HTTP forbids.")
-        prefixes = [StorageUri.parse_prefix(text) for text in self.allowed_destinations]
-        if prefixes and not any(self._allows(prefix, uri) for prefix in prefixes):
-            raise Refused(f"{uri} is not below any of SPANVAULT_ALLOWED_DESTINATIONS ({', '.join(map(str, prefixes))}).")
+        entries = self.allowed_destinations
+        prefixes = [StorageUri.parse_prefix(text) for text in entries if key_service_of(text) is None]
+        if entries and not any(self._allows(prefix, uri) for prefix in prefixes):
+            raise Refused(f"{uri} is not below any of SPANVAULT_ALLOWED_DESTINATIONS ({', '.join(entries)}).")
+
+    def check_key_service(self, uri: KmsUri) -> None:
+        """Raise Refused if the key's URI names an endpoint, which would be handed the data key, and the settings do not."""
+        endpoint = uri.params.get("AWS_ENDPOINT")
+        allowed = {key_service_of(text) for text in self.allowed_destinations}
+        if endpoint is not None and allowed and same_address(endpoint) not in allowed:
+            raise Refused(
+                f"{uri} names an AWS_ENDPOINT that is not in SPANVAULT_ALLOWED_DESTINATIONS, which would need an entry "
+                f"aws-kms:///?AWS_ENDPOINT={endpoint}."
+            )
 
     def _allows(self, prefix: StorageUri, uri: StorageUri) -> bool:
         if prefix.scheme in {"file", "nodelocal"}:

@@ -14,6 +14,7 @@ def check_settings(uri: KmsUri, settings: Settings) -> None:
         check_explicit(uri, settings)
     if settings.external_io_disable_http and "AWS_ENDPOINT" in uri.params:
         raise Refused(f"{uri} names an AWS_ENDPOINT, which SPANVAULT_EXTERNAL_IO_DISABLE_HTTP forbids.")
+    settings.check_key_service(uri)
 
 
 def check_explicit(uri: KmsUri, settings: Settings) -> None:

@@ -16,7 +16,8 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.crypto.kms_access import check_explicit, connection_of, one_line
 from spanvault.errors import BadInput, Damaged, NotFound, Refused, Retryable, SpanvaultError
-from spanvault.model.kms_uri import KmsUri
+from spanvault.model.kms_uri import KmsUri, check_not_in_the_clear
+from spanvault.model.uri_parameters import check_endpoint
 from spanvault.storage.s3_access import S3Access, connection_access
 from spanvault.storage.s3_client import aws_session
 from spanvault.storage.s3_errors import RoleError
@@ -164,6 +165,10 @@ def aws_key(uri: KmsUri, settings: Settings, connections: ConnectionResolver) ->
     params = uri.params
     if "conn_id" in params:
         known = connection_access(connection_of(uri, connections, "aws"), "kms")
+        if known.endpoint is not None and "AWS_ENDPOINT" not in params:
+            name = f"The endpoint for KMS of the connection {params['conn_id']!r}"
+            check_endpoint(known.endpoint, "endpoint_url", "https://host or https://host:port", name)
+            check_not_in_the_clear(known.endpoint, name)
     else:
         secret, token = params.get("AWS_SECRET_ACCESS_KEY"), params.get("AWS_SESSION_TOKEN")
         known = S3Access(

@@ -169,6 +169,31 @@ class KmsUri:
             raise BadInput(f"{where}: AZURE_VAULT_NAME must be set to the vault's name: 3 to 24 letters, digits and hyphens.")
 
 
+def check_not_in_the_clear(endpoint: str, what: str) -> None:
+    """Raise BadInput, which calls it `what`, for an endpoint to which the data key itself would travel for all to read."""
+    parts = urlsplit(endpoint)
+    if parts.scheme == "http" and parts.hostname not in _THIS_MACHINE:
+        raise BadInput(f"{what} must be https: the data key would travel in the clear.")
+
+
+def key_service_of(entry: str) -> str | None:
+    """The endpoint of an allow-list's entry for a key service, as `same_address` has it; None for an entry of another kind.
+    Raises BadInput for one that says less or more."""
+    parts = urlsplit(entry)
+    if _SCHEMES.get(parts.scheme) not in {AWS, AZURE}:
+        return None
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    if _SCHEMES[parts.scheme] != AWS or parts.netloc or parts.path.strip("/") or [name for name, _ in pairs] != ["AWS_ENDPOINT"]:
+        raise BadInput("An allowed key service must have the form aws-kms:///?AWS_ENDPOINT=<endpoint>, without a key.")
+    check_endpoint(pairs[0][1], "AWS_ENDPOINT", "https://host or https://host:port", "An allowed key service")
+    return same_address(pairs[0][1])
+
+
+def same_address(endpoint: str) -> str:
+    """An endpoint in a form to be compared."""
+    return endpoint.rstrip("/").lower()
+
+
 def _check_key(scheme: str, key: str) -> None:
     arn = _ARN.fullmatch(key)
     form = {AWS: _AWS_RESOURCE, GOOGLE: _GOOGLE_KEY, AZURE: _AZURE_KEY}[scheme]
@@ -184,9 +209,7 @@ def _check_aws(key: str, params: Mapping[str, str], where: str) -> None:
         raise BadInput(f"{where}: REGION is {params['REGION']}, but the ARN names a key in {arn['region']}.")
     if "AWS_ENDPOINT" in params:
         check_endpoint(params["AWS_ENDPOINT"], "AWS_ENDPOINT", "https://host or https://host:port", where)
-        # The data key itself goes there.
-        if params["AWS_ENDPOINT"].startswith("http://") and urlsplit(params["AWS_ENDPOINT"]).hostname not in _THIS_MACHINE:
-            raise BadInput(f"{where}: AWS_ENDPOINT must be https: the data key would travel in the clear.")
+        check_not_in_the_clear(params["AWS_ENDPOINT"], f"{where}: AWS_ENDPOINT")
 
 
 def _checked(scheme: str, pairs: list[tuple[str, str]], where: str) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ import pytest
 
 from spanvault.config.settings import Settings
 from spanvault.errors import BadInput, Refused
+from spanvault.model.kms_uri import KmsUri
 from spanvault.model.uri import StorageUri
 
 KEYS = "AWS_ACCESS_KEY_ID=k&AWS_SECRET_ACCESS_KEY=hunter2"
@@ -69,6 +70,16 @@ def test_paths_do_not_follow_the_working_folder(monkeypatch: pytest.MonkeyPatch,
             "ALLOWED_DESTINATIONS",
             f"s3://b1/?{KEYS}",
             "SPANVAULT_ALLOWED_DESTINATIONS cannot be used: An allowed destination takes",
+        ),
+        (
+            "ALLOWED_DESTINATIONS",
+            "aws-kms:///alias/a?AWS_ENDPOINT=https://kms.example",
+            "SPANVAULT_ALLOWED_DESTINATIONS cannot be used: An allowed key service must have the form aws-kms:///?AWS_ENDPOINT=",
+        ),
+        (
+            "ALLOWED_DESTINATIONS",
+            "aws-kms:///?AWS_ENDPOINT=kms.example",
+            "SPANVAULT_ALLOWED_DESTINATIONS cannot be used: An allowed key service: AWS_ENDPOINT must have the form",
         ),
     ],
 )
@@ -180,3 +191,32 @@ def test_entries_of_other_stores_allow_what_they_name(entry: str, uri: str) -> N
 def test_entries_of_other_stores_allow_nothing_else(entry: str, uri: str) -> None:
     with pytest.raises(Refused, match="is not below any of SPANVAULT_ALLOWED_DESTINATIONS"):
         check(allowed(entry), uri)
+
+
+def test_a_keys_endpoint_needs_an_entry() -> None:
+    entry = "aws-kms:///?AWS_ENDPOINT=https%3A%2F%2Fkms.example"
+    there = KmsUri.parse("aws:///alias/a?AUTH=implicit&REGION=us-east-1&AWS_ENDPOINT=https://KMS.example/")
+    allowed().check_key_service(there)
+    allowed("s3://bucket/", entry).check_key_service(there)
+    for settings in (
+        allowed("s3://bucket/"),
+        allowed("s3://bucket/?AWS_ENDPOINT=https://kms.example"),
+        allowed("aws-kms:///?AWS_ENDPOINT=https://kms.example:444"),
+    ):
+        with pytest.raises(Refused, match="not in SPANVAULT_ALLOWED_DESTINATIONS, which would need an entry aws-kms:///"):
+            settings.check_key_service(there)
+
+
+def test_the_clouds_own_key_services_need_no_entry() -> None:
+    for text in (
+        "aws:///alias/a?AUTH=implicit&REGION=us-east-1",
+        "gs:///projects/p/locations/l/keyRings/r/cryptoKeys/k?AUTH=implicit",
+        f"azure-kms:///key/{'0' * 32}?AZURE_VAULT_NAME=vault&AUTH=implicit",
+    ):
+        allowed("s3://bucket/").check_key_service(KmsUri.parse(text))
+
+
+def test_an_entry_for_a_key_service_is_no_place_for_backups() -> None:
+    settings = allowed("aws-kms:///?AWS_ENDPOINT=https://kms.example")
+    with pytest.raises(Refused, match="is not below any of SPANVAULT_ALLOWED_DESTINATIONS"):
+        check(settings, "s3://bucket/a?conn_id=x&AWS_ENDPOINT=https://kms.example")

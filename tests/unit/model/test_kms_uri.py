@@ -167,7 +167,9 @@ def test_refused_in_a_sentence_without_secrets(name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("endpoint", ["http%3A%2F%2Fkms.example.com", "http%3A%2F%2F127.0.0.1.example.com"])
+@pytest.mark.parametrize(
+    "endpoint", ["http%3A%2F%2Fkms.example.com", "HTTP%3A%2F%2Fkms.example.com", "http%3A%2F%2F127.0.0.1.example.com"]
+)
 def test_a_data_key_does_not_travel_in_the_clear(endpoint: str) -> None:
     with pytest.raises(BadInput, match="must be https"):
         KmsUri.parse(f"aws:///key?AUTH=implicit&REGION=us-east-1&AWS_ENDPOINT={endpoint}")
