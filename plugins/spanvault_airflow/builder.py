@@ -32,7 +32,8 @@ from spanvault_airflow.operators.seal import SealOperator
 from spanvault_airflow.operators.span_export import SpanExportOperator
 from spanvault_airflow.operators.validate import ValidateBackupOperator
 from spanvault_airflow.operators.write_manifest import WriteManifestOperator
-from spanvault_airflow.queues import WorkerQueue, worker_queues
+from spanvault_airflow.pools import DagClusters
+from spanvault_airflow.queues import WorkerQueue
 from spanvault_airflow.retries import RETRY_ARGS
 
 if TYPE_CHECKING:
@@ -65,23 +66,6 @@ def collection_uri(name: str) -> str:
     return StorageUri.parse(project_settings().collection_base).join(name).redacted()
 
 
-class _Clusters:
-    """What clusters.yaml says at parsing; the run reads it again. With `queue` every task is the work of its workers."""
-
-    def __init__(self, queue: WorkerQueue | None = None) -> None:
-        from spanvault.config.clusters import cluster_names, cluster_pool
-
-        file = project_settings().clusters_file
-        self.names = cluster_names(file) if file else []
-        self.default = self.names[0] if self.names else "source"
-        pool = cluster_pool(file, self.default) if file and self.names else None
-        # A pool that does not exist would leave the tasks waiting for ever, so only a named one is used.
-        self.task_args = {"pool": pool} if pool else {}
-        self.queues = worker_queues() if queue is None else []
-        if queue is not None:
-            self.task_args["queue"] = queue.name
-
-
 def backup_dag(
     dag_id: str,
     *,
@@ -90,13 +74,15 @@ def backup_dag(
     description: str,
     doc_md: str,
     kind: Kind = "full",
+    cluster: str | None = None,
     tags: tuple[str, ...] = (),
     passphrase_from: str | None = None,
     places: Sequence[str] | None = None,
     queue: WorkerQueue | None = None,
 ) -> DAG:
-    """A DAG that backs up the first cluster of clusters.yaml into `<base>/<collection>`. With `passphrase_from`, which says
-    where the passphrase is usually kept, encrypted and never otherwise; an empty text: encrypted if the form says so.
+    """A DAG that backs up the first cluster of clusters.yaml, or `cluster`, into `<base>/<collection>`. Its tasks are in the
+    pool that clusters.yaml names for that cluster. With `passphrase_from`, which says where the passphrase is usually kept,
+    encrypted and never otherwise; an empty text: encrypted if the form says so.
 
     `schedule` is a cron expression in UTC, a timetable with data intervals, or None for manual runs only. Backfills of full
     backups are refused: a full backup reads the present, which must not be labelled with a past date. The other kinds read
@@ -106,7 +92,7 @@ def backup_dag(
     usual ones (none: the collection's alone). With `queue` all tasks run there, with its locality as the usual execution
     locality; otherwise the queues of clusters.yaml export what their nodes have.
     """
-    clusters = _Clusters(queue)
+    clusters = DagClusters(cluster, queue)
     into = collection_uri(collection)
     fields = (params.backup_fields if kind == "full" else params.chain_fields)(clusters.default, clusters.names, into)
     common: dict[str, Any] = {"cluster": "{{ params.cluster }}", "encryption": {}}
@@ -227,10 +213,18 @@ def _backup_options(kind: Kind, queues: Sequence[WorkerQueue], *, places: bool) 
     return {**options, "revision_history": history, "workers": PARALLEL_TASKS * (1 + len(queues))}
 
 
-def restore_dag(dag_id: str, *, collection: str, description: str, doc_md: str, queue: WorkerQueue | None = None) -> DAG:
-    """A DAG, for manual runs, that restores a backup onto a cluster, its tasks before those of backups. With `queue` all of
-    them run there, with its locality as the usual execution locality."""
-    clusters = _Clusters(queue)
+def restore_dag(
+    dag_id: str,
+    *,
+    collection: str,
+    description: str,
+    doc_md: str,
+    cluster: str | None = None,
+    queue: WorkerQueue | None = None,
+) -> DAG:
+    """A DAG, for manual runs, that restores a backup onto a cluster, usually the first one or `cluster`, in its pool and with
+    its tasks before those of backups. With `queue` all of them run there, with its locality as the usual execution locality."""
+    clusters = DagClusters(cluster, queue)
     fields = params.restore_fields(
         clusters.default, clusters.names, collection_uri(collection), "" if queue is None else queue.locality
     )

@@ -184,14 +184,3 @@ def test_examples_of_the_documentation_load(site: AirflowSite, tmp_path: Path) -
     assert set(probe["dags"]) == {"crm_backup", "crm_everywhere", "check_crm"}
     assert len(probe["dags"]["crm_everywhere"]["params"]["into"]["value"].splitlines()) == 2
     assert probe["dags"]["crm_backup"]["params"]["into"]["value"] == "nodelocal://self/backups/crm"
-
-
-def test_pool_of_a_cluster_is_used_where_clusters_yaml_names_one(site: AirflowSite, tmp_path: Path) -> None:
-    clusters = tmp_path / "clusters.yaml"
-    clusters.write_text("clusters: {shop: {pool: spanvault_shop, nodes: [{name: a, conn_id: shop}]}}")
-    variables = {"SPANVAULT_CLUSTERS_FILE": str(clusters), "SPANVAULT_COLLECTION_BASE": "s3://bucket/b?conn_id=s3"}
-    probe = json.loads(replace(site, variables=variables).python("-m", "tests.kit.dag_probe").splitlines()[-1])
-    backup = probe["dags"]["full_backup"]
-    assert {task["pool"] for task in backup["tasks"].values()} == {"spanvault_shop"}
-    assert backup["params"]["cluster"]["value"] == "shop"
-    assert backup["params"]["into"]["value"] == "s3://bucket/b/full?conn_id=s3"

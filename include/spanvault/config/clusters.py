@@ -182,10 +182,10 @@ def cluster_names(path: Path) -> list[str]:
     return list(_read(path))
 
 
-def cluster_pool(path: Path, name: str) -> str | None:
-    """The Airflow pool that bounds the tasks on the cluster `name`, if clusters.yaml names one."""
-    pool = (_read(path).get(name) or {}).get("pool")
-    return str(pool) if pool else None
+def cluster_pools(path: Path) -> dict[str, str]:
+    """The Airflow pool that bounds the tasks on a cluster, by the cluster's name, where a clusters.yaml names one."""
+    entries = {name: entry for name, entry in _read(path).items() if isinstance(entry, dict)}
+    return {name: str(entry["pool"]) for name, entry in entries.items() if entry.get("pool")}
 
 
 def _read(path: Path) -> dict[str, Any]:

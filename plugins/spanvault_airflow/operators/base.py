@@ -68,6 +68,13 @@ class SpanvaultOperator(BaseOperator):
 
         return engine_context(self.log).unlocking(encryption_of(self.encryption))
 
+    def tell_pool(self, cluster: str) -> None:
+        """Say in the log where this DAG's tasks are not in the pool that clusters.yaml names for the run's cluster."""
+        from spanvault_airflow.pools import other_pool
+
+        if sentence := other_pool(cluster, self.pool):
+            self.log.warning(sentence)
+
     @staticmethod
     def cluster_named(name: str) -> Cluster:
         """The cluster of clusters.yaml. Raises NotFound."""

@@ -136,6 +136,7 @@ class PlanBackupOperator(SpanvaultOperator):
         from spanvault.engine.steps import plan_backup
         from spanvault.statement.words import in_one_line
 
+        self.tell_pool(self.cluster)
         engine, cluster, request = self.engine(), self.cluster_named(self.cluster), self.request()
         if request.append is None:
             plan = plan_backup(engine, cluster, request, run_key=run_key(context), due=due(context))

@@ -76,6 +76,7 @@ class PlanRestoreOperator(SpanvaultOperator):
         """Plan; the backup that LATEST means is fixed here for all tasks and tries after it."""
         from spanvault.engine.restore_steps import plan_restore
 
+        self.tell_pool(self.cluster)
         plan = plan_restore(self.engine(), self.cluster_named(self.cluster), self.request(due(context)))
         context["ti"].xcom_push("plan", RestoreHandle(request=plan.request.model_dump_json()))
         return batch_handles(plan.batches)
