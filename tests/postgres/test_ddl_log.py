@@ -185,6 +185,9 @@ def test_a_new_table_with_a_key_is_published_at_once(logged: Backup) -> None:
         "alter table t replica identity nothing",
         "alter table t drop id",
         "alter table t replica identity using index other; drop index other",
+        "alter table t replica identity full; alter table t add g int generated always as (id) stored",
+        "alter table t add g int generated always as (id) virtual; alter table t replica identity full",
+        "alter table t drop constraint t_pkey; alter table t add g int generated always as (id) stored, replica identity full",
     ],
 )
 def test_a_table_that_loses_its_identity_leaves_at_once_and_updates_go_on(logged: Backup, loss: str) -> None:

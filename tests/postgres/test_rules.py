@@ -483,6 +483,35 @@ IDENTITIES = {
     ),
     "two-column key": ("alter table t add primary key (v, id)", "log"),
     "names an object": ("alter table t add primary key (id); alter table t add r regclass default 'pg_class'", "exact"),
+    # From version 18 on the server refuses UPDATE and DELETE of such a table while it is published.
+    "full with a key and a stored column": (
+        "alter table t add primary key (id), add g int generated always as (n) stored; alter table t replica identity full",
+        "exact",
+    ),
+    "full with a key and a virtual column": (
+        "alter table t add primary key (id), add g int generated always as (n) virtual; alter table t replica identity full",
+        "exact",
+    ),
+    "full with a stored column": (
+        "alter table t add g int generated always as (n) stored; alter table t replica identity full",
+        "exact",
+    ),
+    "full with a virtual column": (
+        "alter table t add g int generated always as (n) virtual; alter table t replica identity full",
+        "exact",
+    ),
+    "full with a generated column that went": (
+        "alter table t add g int generated always as (n) stored; alter table t replica identity full; alter table t drop g",
+        "exact",
+    ),
+    "key beside generated columns": (
+        "alter table t add primary key (id), add g int generated always as (n) stored, add h int generated always as (n) virtual",
+        "log",
+    ),
+    "chosen index beside generated columns": (
+        "create unique index u on t (n); alter table t alter n set not null, add g int generated always as (n) stored, add h int generated always as (n) virtual; alter table t replica identity using index u",
+        "log",
+    ),
 }
 
 

@@ -58,7 +58,7 @@ INSERT INTO account SELECT i, i * 1.5, repeat(md5(i::text), CASE WHEN i % 10 = 0
     FROM generate_series(1, 300) i;
 CREATE TABLE visit (at timestamptz, what text);
 INSERT INTO visit VALUES ('2026-01-02 03:04:05+06', 'no key'), ('-infinity', NULL);
-CREATE TABLE counted (v text);
+CREATE TABLE counted (v text, loud text GENERATED ALWAYS AS (upper(v)) STORED);
 ALTER TABLE counted REPLICA IDENTITY FULL;
 INSERT INTO counted VALUES ('twice'), ('twice'), ('once');
 CREATE TABLE part (id int, at date, v jsonb, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);

@@ -32,16 +32,25 @@ _NOT_EXTENSION = (
     " AND d.objid = c.oid AND d.deptype = 'e')"
 )
 
+# From version 18 on the server refuses UPDATE and DELETE of a published table whose replica identity holds a generated column
+# that is not published, and REPLICA IDENTITY FULL holds them all. Virtual ones cannot be published, and to publish stored ones
+# would be a setting of the whole publication, not of such tables. Earlier servers leave them out of the log and go on.
+FULL_IS_UNUSABLE = """(c.relreplident = 'f' AND pg_catalog.current_setting('server_version_num')::int >= 180000
+       AND EXISTS (SELECT FROM pg_catalog.pg_attribute g
+                   WHERE g.attrelid = c.oid AND g.attnum > 0 AND NOT g.attisdropped AND g.attgenerated <> ''))"""
+
 # The identity rule (which key UPDATE and DELETE carry in the log, and whether publishing is safe for the application):
 # an index serves if it is valid, immediate, not an exclusion constraint's and holds no generated column. DEFAULT means
-# the primary key, USING INDEX the chosen one; under FULL any such unique index over not-null columns is the heal key.
-_KEY = """
+# the primary key, USING INDEX the chosen one; under FULL, where it can be used, any such unique index over not-null columns is
+# the heal key.
+_KEY = f"""
 LEFT JOIN LATERAL (
   SELECT i.indkey::text AS attnums, i.indnkeyatts::int8 AS width
   FROM pg_catalog.pg_index i
   WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND i.indisunique AND NOT i.indisexclusion
     AND i.indpred IS NULL AND i.indexprs IS NULL
-    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident WHEN 'f' THEN true ELSE false END
+    AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident
+        WHEN 'f' THEN NOT {FULL_IS_UNUSABLE} ELSE false END
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute k WHERE k.attrelid = c.oid
                     AND k.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]) AND (k.attgenerated <> '' OR NOT k.attnotnull))
   ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) AS identity ON true
@@ -89,8 +98,8 @@ TABLE_FIELDS = f"""c.oid::int8, n.nspname, c.relname, c.relpersistence::text, c.
         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(s.nspname, k.relname) ORDER BY s.nspname, k.relname)
         FROM above JOIN pg_catalog.pg_class k ON k.oid = above.oid
         JOIN pg_catalog.pg_namespace s ON s.oid = k.relnamespace)::text,
-       {NAMES_OBJECTS}"""
-_NAMES_OBJECTS = 15  # its place
+       {NAMES_OBJECTS}, {FULL_IS_UNUSABLE}"""
+_NAMES_OBJECTS, _FULL_IS_UNUSABLE = 15, 16  # their places
 TABLE_SOURCE = f"""pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 {_KEY}
 WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND {_USER_SCHEMA} AND {_NOT_EXTENSION}"""
@@ -144,7 +153,8 @@ def table_of(row: Sequence[Any]) -> Table:
     """A row of TABLE_FIELDS as a Table."""
     columns = tuple(_column(fields) for fields in json.loads(row[12] or "[]"))
     key = tuple(int(attnum) for attnum in row[10].split()[: row[11]]) if row[10] else ()
-    names_objects = len(row) > _NAMES_OBJECTS and row[_NAMES_OBJECTS]  # a DDL log of an older version does not know
+    # A DDL log of an older version does not know.
+    untold = any(len(row) > place and row[place] for place in (_NAMES_OBJECTS, _FULL_IS_UNUSABLE))
     return Table(
         oid=row[0],
         schema_name=row[1],
@@ -152,7 +162,7 @@ def table_of(row: Sequence[Any]) -> Table:
         columns=columns,
         key=key,
         replica_identity=row[4],
-        capture=_capture(row[3], row[4], key, names_objects=names_objects),
+        capture=_capture(row[3], row[4], key, untold=untold),
         persistence=row[3],
         is_partition=row[5],
         filenode=row[6],
@@ -164,10 +174,12 @@ def table_of(row: Sequence[Any]) -> Table:
     )
 
 
-def _capture(persistence: str, identity: str, key: tuple[int, ...], *, names_objects: bool) -> Any:
+def _capture(persistence: str, identity: str, key: tuple[int, ...], *, untold: bool) -> Any:
+    """`untold`: an identity that must not be published, or values whose text changes when an object that they name is
+    renamed, without a change in the log."""
     if persistence == "u":
         return "none"
-    if names_objects:  # the values' text changes when the named object is renamed, without a change in the log
+    if untold:
         return "exact"
     if key:
         return "log"

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from psycopg import errors as pg_errors
 
-from spanvault.database.postgres.catalog import NAMES_OBJECTS, TABLE_FIELDS, TABLE_SOURCE, Query, table_of
+from spanvault.database.postgres.catalog import FULL_IS_UNUSABLE, NAMES_OBJECTS, TABLE_FIELDS, TABLE_SOURCE, Query, table_of
 from spanvault.database.postgres.quoting import literal, quote
 from spanvault.database.postgres.server import Connection, scalar
 from spanvault.errors import BadInput, Refused
@@ -99,7 +99,7 @@ BEGIN
     SELECT c.oid AS object, pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, c.relfilenode AS filenode,
            pg_catalog.jsonb_build_array({TABLE_FIELDS}) AS shape,
            identity.attnums IS NOT NULL AS keyed,
-           identity.attnums IS NULL AND c.relreplident <> 'f' AS lost,
+           identity.attnums IS NULL AND (c.relreplident <> 'f' OR {FULL_IS_UNUSABLE}) AS lost,
            c.oid = ANY (created) AND c.relpersistence = 'p' AND pg_catalog.pg_relation_size(c.oid) = 0 AS born,
            {NAMES_OBJECTS} AS names_objects
     FROM {TABLE_SOURCE} AND c.oid = ANY (touched)

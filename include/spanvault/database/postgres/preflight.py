@@ -287,7 +287,8 @@ def _without_identity(connection: Connection, name: str) -> Check:
         name=label,
         status="warning",
         detail=f"{len(tables)} tables ({size} MiB) are read whole under one snapshot at the cut: {names}",
-        fix="Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX ...",
+        fix="Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX ...; where there is a key, and REPLICA IDENTITY"
+        " FULL beside a generated column, ALTER TABLE ... REPLICA IDENTITY DEFAULT.",
     )
 
 
