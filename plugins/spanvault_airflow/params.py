@@ -174,7 +174,7 @@ def restore_fields(default_cluster: str, known_clusters: list[str], into: str, e
             title="As of",
             description_md=(
                 "The time to restore to: `2026-11-22 10:00:00+00`, `-10m` (before the run began) or a log position; empty for "
-                "the newest. `spanvault collection restorable` lists what can be had."
+                "the newest. `spanvault collection windows` lists what can be had."
             ),
             section=WHERE,
         ),
