@@ -32,7 +32,9 @@ _ONLINE = (
 OPTIONS: dict[str, dict[str, str]] = {
     "BACKUP": {
         "include_all_virtual_clusters": _VIRTUAL,
-        "updates_cluster_monitoring_metrics": "Spanvault's metrics are always kept; nothing needs to be switched on",
+        "updates_cluster_monitoring_metrics": (
+            "this version publishes no metrics; Airflow tells how runs went and how long they took, SHOW BACKUP rows and bytes"
+        ),
     },
     "RESTORE": {
         "skip_localities_check": _REGIONS,
@@ -50,8 +52,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 
 _SCHEDULES = (
-    "this version has no schedule statements; give the DAGs full_backup, incremental_backup and revision_history_backup a "
-    "schedule in Airflow instead"
+    "this version has no schedule statements; the DAGs full_backup, incremental_backup, revision_history_backup and "
+    "encrypted_backup have a schedule in Airflow"
 )
 _JOBS = "this version has no job statements; runs are shown, stopped and started in Airflow"
 _STATEMENTS: tuple[tuple[str, str], ...] = (
@@ -59,7 +61,12 @@ _STATEMENTS: tuple[tuple[str, str], ...] = (
     (r"show\s+(running|paused)\s+schedules", _SCHEDULES),
     (r"(show|pause|resume|cancel)\s+(automatic\s+)?jobs?", _JOBS),
     (
-        r"(create|drop|show(\s+create)?|check)\s+external\s+connections?",
+        r"check\s+external\s+connections?",
+        "this version has no external connections; `spanvault storage check` tries a URI, which may name an Airflow connection "
+        "(?conn_id=...)",
+    ),
+    (
+        r"(create|drop|show(\s+create)?)\s+external\s+connections?",
         "this version has no external connections; name an Airflow connection in the URI (?conn_id=...)",
     ),
     (

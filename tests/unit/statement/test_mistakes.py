@@ -236,6 +236,8 @@ def test_what_this_version_does_not_do_is_told_with_its_reason(text: str, column
         ("SHOW JOBS", "in Airflow"),
         ("pause job 12", "in Airflow"),
         ("CREATE EXTERNAL CONNECTION c AS 's3://b'", "conn_id"),
+        ("CHECK EXTERNAL CONNECTION c", "`spanvault storage check` tries a URI"),
+        ("BACKUP INTO 'x' WITH updates_cluster_monitoring_metrics", "publishes no metrics"),
         ("EXPLAIN BACKUP INTO 'x'", "--dry-run"),
         ("SET use_backups_with_ids = true", "no session settings"),
     ],

@@ -120,3 +120,14 @@ def test_every_form_of_a_time_is_read_as_the_table_says() -> None:
         LATER - timedelta(minutes=90),
         Lsn(0x16_B374D848),
     ]
+
+
+def test_the_scheduled_backups_are_named_where_schedules_are_refused() -> None:
+    files = (Path(__file__).resolve().parents[3] / "dags").glob("*.py")
+    scheduled = {file.stem for file in files if re.search(r'= backup_dag\([^)]*schedule="', file.read_text())}
+    assert len(scheduled) == 4
+    reason = refuse.statement("CREATE SCHEDULE s")
+    assert reason is not None
+    row = next(line for line in TEXT.splitlines() if line.startswith("| schedules ("))
+    for said in (reason, row):
+        assert set(re.findall(r"\w+_backup", said)) == scheduled
