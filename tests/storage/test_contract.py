@@ -8,14 +8,19 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from azure.storage.blob import ContainerClient
 from botocore.paginate import Paginator
 from google.cloud.storage import Client as GoogleClient  # type: ignore[import-untyped]
 
+from spanvault.embedded.ports import LOOPBACK
+from spanvault.embedded.seaweed import SeaweedServer
 from spanvault.errors import AlreadyExists, BadInput, NotFound, Retryable
 from spanvault.storage.base import Storage
 from tests.kit.faults import Killed
@@ -221,10 +226,39 @@ def test_a_prefix_is_text_and_never_leads_out(storage: Storage) -> None:
         assert keys(storage, prefix) == []
 
 
-def _many(storage: Storage, count: int) -> None:
-    names = [f"many/{number:06d}" for number in range(count)]
+def _names(count: int) -> list[str]:
+    return [f"many/{number:06d}" for number in range(count)]
+
+
+def _many(storage: Storage, names: list[str]) -> None:
+    """Objects of these names are made and listed."""
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda name: storage.put(name, b""), names))
+    _are_listed(storage, names)
+
+
+def _put_signed(server: SeaweedServer, uri: str, names: list[str]) -> None:
+    """Empty objects below the URI, by bare requests, in half of the SDK's time."""
+    place = urlsplit(uri)
+    with closing(server.client()) as client:
+        signed = [
+            client.generate_presigned_url("put_object", Params={"Bucket": place.netloc, "Key": f"{place.path[1:]}/{name}"})
+            for name in names
+        ]
+
+    def put(urls: list[str]) -> None:
+        with closing(HTTPConnection(LOOPBACK, server.port)) as connection:
+            for url in urls:
+                connection.request("PUT", url.removeprefix(server.endpoint))
+                answer = connection.getresponse()
+                assert answer.status == 200, answer.read()
+                answer.read()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, [signed[start::8] for start in range(8)]))
+
+
+def _are_listed(storage: Storage, names: list[str]) -> None:
     assert keys(storage, "many/") == names
     assert list(storage.list_folders()) == ["many/"]
 
@@ -248,16 +282,20 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_pages")
 def test_listing_goes_on_over_pages(storage: Storage) -> None:
-    _many(storage, 250)
+    _many(storage, _names(250))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "count"), [("file", 10_000), ("spread", 10_000), ("s3", 1_100)])
-def test_thousands_are_listed(
-    backend: str, count: int, opened: OpenStorage, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """S3's own pages have 1,000 entries."""
-    _many(opened(uri_of(backend, request, tmp_path)), count)
+@pytest.mark.parametrize("backend", ["file", "spread", "s3"])
+def test_ten_thousand_are_listed(backend: str, opened: OpenStorage, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """S3's own pages have 1,000 names. The test servers of Azure and Google take two minutes for so many objects, whoever puts
+    them; their pages are those of `test_listing_goes_on_over_pages`."""
+    uri = uri_of(backend, request, tmp_path)
+    if backend != "s3":
+        _many(opened(uri), _names(10_000))
+        return
+    _put_signed(request.getfixturevalue("seaweed"), uri, _names(10_000))
+    _are_listed(opened(uri), _names(10_000))
 
 
 def test_folders_are_the_distinct_next_parts(storage: Storage) -> None:
