@@ -252,6 +252,20 @@ def test_a_changed_layer_breaks_the_chain_at_the_next_one(storage: LocalStorage)
     assert layer_at(storage, "LATEST", 3, open_location=no_locations).manifest == chain[3]
 
 
+def test_one_layer_is_read_with_its_parent_alone(storage: LocalStorage) -> None:
+    chain = _chain(storage, 3)
+    for number, manifest in enumerate(chain):
+        layer = layer_at(storage, "LATEST", number, open_location=no_locations)
+        digest = hashlib.sha256(storage.get(manifest_key(manifest.subdir, number))).hexdigest()
+        assert (layer.manifest, layer.sha256, layer.data) == (manifest, digest, storage)
+    with pytest.raises(NotFound, match="has no layer 4"):
+        layer_at(storage, "LATEST", 4, open_location=no_locations)
+    _rewrite(storage, chain[0], run_key="somebody else")
+    with pytest.raises(BrokenChain, match=r"chain/000001\.json was built upon"):
+        layer_at(storage, "LATEST", 1, open_location=no_locations)
+    assert layer_at(storage, "LATEST", 2, open_location=no_locations).manifest == chain[2]
+
+
 def test_a_changed_layer_that_the_index_remembers_is_damage(storage: LocalStorage) -> None:
     chain = _chain(storage, 2)
     key = manifest_key(chain[1].subdir, 1)
@@ -387,6 +401,13 @@ def test_of_equal_bytes_the_fewer_layers_are_read(storage: LocalStorage) -> None
     assert _cover(storage) == [(0, 0), (1, 2)]
 
 
+def test_of_ways_with_equal_bytes_and_layers_any_is_read(storage: LocalStorage) -> None:
+    chain = _chain_of_bytes(storage, [1000, 100, 100, 100])
+    write_compacted(storage, chain[0].subdir, 1, 2, **_totals(chain[0], 150))
+    write_compacted(storage, chain[0].subdir, 2, 3, **_totals(chain[0], 150))
+    assert _cover(storage) in ([(0, 0), (1, 2), (3, 3)], [(0, 0), (1, 1), (2, 3)])
+
+
 def test_an_inner_cut_is_read_in_its_original_layer(storage: LocalStorage) -> None:
     chain = _chain_of_bytes(storage, [1000, 100, 100, 100], history=True)
     write_compacted(storage, chain[0].subdir, 1, 2, **_totals(chain[0], 1))
@@ -475,7 +496,19 @@ def test_the_newest_layer_that_only_the_index_remembers(storage: LocalStorage) -
     assert forgotten_layer(storage, subdir, 1) is None, "it is there, whatever was chosen"
     storage.delete(manifest_key(subdir, 2))
     assert forgotten_layer(storage, subdir, 1) == (subdir, 2)
+    assert forgotten_layer(storage, subdir, 2) is None, "it is not behind itself"
+    storage.put("metadata/index/00-note.json", b"of somebody else")
+    assert forgotten_layer(storage, subdir, 1) == (subdir, 2)
     newer = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="newer")
     assert forgotten_layer(storage, newer.subdir, 0) is None
     storage.delete(manifest_key(newer.subdir))
     assert forgotten_layer(storage, subdir, 1) == (newer.subdir, 0)
+
+
+def test_a_compacted_layer_that_only_the_index_remembers(storage: LocalStorage) -> None:
+    chain = _chain(storage, 2)
+    subdir = chain[0].subdir
+    write_compacted(storage, subdir, 1, 2)
+    assert forgotten_layer(storage, subdir, 1) is None
+    storage.delete(manifest_key(subdir, 2, 1))
+    assert forgotten_layer(storage, subdir, 1) == (subdir, 2)

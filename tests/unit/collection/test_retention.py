@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spanvault.collection.retention import Chain, Policy, decide
+from spanvault.collection.index import list_entries
+from spanvault.collection.retention import Chain, Policy, chains_of, decide
 from spanvault.errors import BadInput
-from spanvault.model.cut import subdir_of
+from spanvault.model.cut import Cut, Lsn, subdir_of
+from spanvault.storage.local import LocalStorage
+from tests.kit.collections import PLANNED_AT, at, write_collection, write_layer
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -44,6 +47,26 @@ def test_a_chain_that_reaches_into_the_window_needs_none_before_it() -> None:
     for window, kept in ((timedelta(days=7), [long]), (timedelta(days=15), [long, old])):
         decisions = decide([old, long], Policy(window=window), NOW)
         assert [decision.chain for decision in decisions if not decision.expire] == kept
+
+
+def test_a_chain_that_begins_or_ends_where_the_window_does_needs_none_before_it() -> None:
+    old, long, new = _chain(20), _chain(10).model_copy(update={"end": NOW - timedelta(days=5)}), _chain(1)
+    for begin in (long.start, long.end):
+        decisions = decide([old, long, new], Policy(window=NOW - begin), NOW)
+        assert [decision.chain for decision in decisions if not decision.expire] == [new, long]
+
+
+def test_chains_are_made_of_their_layers_newest_first(storage: LocalStorage) -> None:
+    old = write_collection(storage)
+    layer = write_layer(storage, old, end=Cut(lsn=Lsn(0x300), time=at(60)))
+    new = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
+    entries = list(list_entries(storage))
+    size = old.totals.file_bytes + layer.totals.file_bytes
+    for given_ in (entries, entries[::-1]):
+        assert chains_of(given_) == (
+            Chain(subdir=new.subdir, start=new.end.time, end=new.end.time, file_bytes=new.totals.file_bytes),
+            Chain(subdir=old.subdir, start=old.end.time, end=layer.end.time, file_bytes=size),
+        )
 
 
 def test_either_rule_keeps() -> None:
