@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CODE := $(wildcard include plugins dags tests benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean test azurite test-all test-celery soak coverage lint format bench requirements clean
+.PHONY: help setup demo demo-clean test azurite test-all test-celery soak coverage mutants lint format bench requirements clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -22,6 +22,7 @@ help: ## This list
 	@echo '  DEMO_FOLDER=/x/demo  where the demo keeps its data (.demo if not set); it is emptied'
 	@echo '  JOBS=2               test processes at a time'
 	@echo '  PYTEST_ARGS="-k x"   more for pytest'
+	@echo '  MUTANTS='"'"'*x_decide*'"'"'  try these mutants again, whatever came of them before'
 	@echo '  SPANVAULT_PG_BIN=/usr/lib/postgresql/18/bin   PostgreSQL'"'"'s programs instead of the packaged ones'
 
 setup: ## Make .venv with the spanvault command (first time: some minutes, about 3 GB)
@@ -65,6 +66,14 @@ coverage: setup ## Branch coverage of the engine by its own tests, against its l
 		--ignore=tests/soak --ignore=tests/demo --ignore=tests/airflow --ignore=tests/docs $(PYTEST_ARGS)
 	$(BIN)/coverage report --fail-under=90
 	$(BIN)/coverage report --fail-under=100 --include='$(WHOLLY_COVERED)'
+
+# Single mutants to try again, by name (with *); without it those that were not tried since the code changed.
+MUTANTS ?=
+mutants: setup ## Which single changes to merge and chain logic no quick test notices (hours; goes on where it was stopped)
+	@mkdir -p .cache/mutants && rm -rf .cache/mutants/mutants/tests && cd .cache/mutants && \
+		ln -sfn ../../include src && ln -sfn ../../tests tests && ln -sfn ../../pyproject.toml pyproject.toml
+	@cd .cache/mutants && set -f && PATH="$(CURDIR)/$(BIN):$$PATH" MYPYPATH=src nice mutmut run --max-children $(JOBS) $(MUTANTS)
+	@cd .cache/mutants && $(CURDIR)/$(BIN)/mutmut results | grep -vE ': (caught by type check|not checked)$$' || echo 'No mutant survived.'
 
 lint: setup ## Style, types and the order of the rooms
 	$(BIN)/ruff check $(CODE)
