@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from spanvault.collection.layout import COLLECTION_KEY, INDEX_PREFIX, PLACE_KEY, README_KEY
 from spanvault.crypto.info import new_data_key, passphrase_entry, sealed
 from spanvault.crypto.stream import CHUNK_BYTES, encrypt
 from spanvault.model.encryption import EncryptionDraft
@@ -19,6 +20,17 @@ from spanvault.model.encryption import EncryptionDraft
 TEXT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 CHAIN = "0f8fad5b-d9cb-469f-a165-70867728950e"
 PATH = "000000/data/é.parquet"
+
+
+def test_what_lies_beside_chains_is_told_to_be_in_the_clear() -> None:
+    paragraph = TEXT.partition("In the clear are ")[2].partition("\n\n")[0]
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    table = page.partition("## What stays in the clear")[2].partition("\n## ")[0]
+    for name in (COLLECTION_KEY, README_KEY, PLACE_KEY):
+        assert f"`{name}`" in paragraph
+        assert f"`{name}`" in table
+    assert "the index" in paragraph
+    assert f"`{INDEX_PREFIX}`" in table
 
 
 @pytest.fixture(scope="module")
