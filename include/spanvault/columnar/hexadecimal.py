@@ -34,7 +34,7 @@ def decode_hex(text: pa.StringArray) -> pa.BinaryArray:
 
     Raises ValueError when a value is not in that form.
     """
-    offsets, data = _buffers(text)
+    offsets, data = bytes_of(text)
     lengths = np.diff(offsets)
     if data.size % 2 or np.any(lengths % 2) or pc.all(pc.starts_with(text, "\\x"), min_count=0).as_py() is False:
         raise ValueError("not in hexadecimal form")
@@ -53,13 +53,13 @@ def decode_hex(text: pa.StringArray) -> pa.BinaryArray:
     if filled != out.size:
         raise ValueError("not in hexadecimal form")
     ends = np.cumsum(lengths // 2 - present, dtype=np.int32)
-    return _array(pa.binary(), text, np.concatenate([np.zeros(1, np.int32), ends]), out)
+    return array_of_bytes(pa.binary(), text, np.concatenate([np.zeros(1, np.int32), ends]), out)
 
 
 def encode_hex(values: pa.BinaryArray) -> pa.StringArray:
     """PostgreSQL's hexadecimal text of bytes."""
-    offsets, data = _buffers(values)
-    digits = _array(pa.string(), values, (offsets - offsets[0]) * 2, _ENCODE[data].view(np.uint8))
+    offsets, data = bytes_of(values)
+    digits = array_of_bytes(pa.string(), values, (offsets - offsets[0]) * 2, _ENCODE[data].view(np.uint8))
     return pc.binary_join_element_wise("\\x", digits, "")
 
 
@@ -68,7 +68,7 @@ def decode_uuids(text: pa.StringArray) -> np.ndarray[tuple[int, int], np.dtype[n
 
     Raises ValueError when a value is not in that form.
     """
-    offsets, data = _buffers(text)
+    offsets, data = bytes_of(text)
     if np.any(np.diff(offsets) != _UUID_CHARACTERS):
         raise ValueError("not in the form of a uuid")
     characters = data.reshape(-1, _UUID_CHARACTERS)
@@ -78,7 +78,7 @@ def decode_uuids(text: pa.StringArray) -> np.ndarray[tuple[int, int], np.dtype[n
     return pairs.astype(np.uint8)
 
 
-def _buffers(
+def bytes_of(
     array: pa.Array,
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], np.ndarray[tuple[int], np.dtype[np.uint8]]]:
     """Offsets of a string or binary array (length + 1) and the bytes between the first and the last of them."""
@@ -90,7 +90,8 @@ def _buffers(
     return offsets, data[offsets[0] : offsets[-1]]
 
 
-def _array(data_type: pa.DataType, like: pa.Array, offsets: np.ndarray, data: np.ndarray) -> pa.Array:
+def array_of_bytes(data_type: pa.DataType, like: pa.Array, offsets: np.ndarray, data: np.ndarray) -> pa.Array:
+    """A string or binary array with these offsets (length + 1) into `data`, NULL where `like` is."""
     validity = pc.is_valid(like).buffers()[1] if like.null_count else None
     buffers = [validity, pa.py_buffer(np.ascontiguousarray(offsets, np.int32)), pa.py_buffer(data)]
     return pa.Array.from_buffers(data_type, len(like), buffers, null_count=like.null_count)

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 
 import asyncpg
 
-from spanvault.columnar.csv_codec import BLOCK_BYTES, ConversionNeeded, CsvReader
-from spanvault.columnar.wide_rows import whole_rows
+from spanvault.columnar.text_reader import BLOCK_BYTES, ConversionNeeded, TextReader
+from spanvault.columnar.whole_rows import whole_rows
 from spanvault.columnar.write import DataFileWriter
 from spanvault.database.postgres.connect import NO_TRANSACTION_TIMEOUT
 from spanvault.database.postgres.handover import Handover
@@ -84,7 +84,7 @@ class CopySession:
         return [tuple(row) for row in self._run(self._live.fetch(sql), "A query")]
 
     def copy_out(self, query: str, sink: Callable[[bytes], None]) -> None:
-        """Run `COPY (query) TO STDOUT (FORMAT csv)` and pass its bytes to `sink` in order, in pieces of a few hundred
+        """Run `COPY (query) TO STDOUT (FORMAT text)` and pass its bytes to `sink` in order, in pieces of a few hundred
         KiB (or one row, if that is longer).
 
         What `sink` raises cancels the COPY and comes out of here; the transaction is then lost.
@@ -97,7 +97,7 @@ class CopySession:
                 # gather in the socket's buffer.
                 await asyncio.sleep(_GATHERING_SECONDS)
 
-        self._run(self._live.copy_from_query(query, output=receive, format="csv"), "Reading rows")
+        self._run(self._live.copy_from_query(query, output=receive, format="text"), "Reading rows")
 
     @property
     def _live(self) -> asyncpg.Connection[asyncpg.Record]:
@@ -179,7 +179,7 @@ def _export_once(
 
 
 def _write(chunks: Iterator[bytes], table: Table, storage: Storage, key: str, as_text: frozenset[str]) -> WrittenFile:
-    reader = CsvReader(table, as_text)
+    reader = TextReader(table, as_text)
     blocks = whole_rows(chunks, BLOCK_BYTES)
     try:
         with DataFileWriter(storage, key, reader.schema) as file:
@@ -196,7 +196,7 @@ def _survey(blocks: Iterator[bytes], table: Table, as_text: frozenset[str]) -> f
     found: frozenset[str] = frozenset()
     for block in blocks:
         try:
-            CsvReader(table, as_text | found).read_block(block)
+            TextReader(table, as_text | found).read_block(block)
         except ConversionNeeded as needed:
             found |= needed.columns
     return found
