@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from spanvault.database.postgres.archive import Entry
+from spanvault.database.postgres.quoting import LABEL_ON
 from spanvault.database.postgres.server import scalar, version_number
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import Connection, run_all
@@ -17,7 +18,7 @@ _RUN_AS_OWNER = re.compile(
 )
 # Before 15, for an identity column of an unlogged table.
 _LOGGED = re.compile(r"\A(ALTER TABLE .* ADD GENERATED .*\(\n    SEQUENCE NAME .*)\n    LOGGED(?=\n    START WITH )", re.DOTALL)
-_ABOUT_SUBSCRIPTION = re.compile(r"(?:COMMENT|SECURITY LABEL(?: FOR \S+)?) ON SUBSCRIPTION ")
+_ABOUT_SUBSCRIPTION = re.compile(rf"(?:COMMENT ON|{LABEL_ON}) SUBSCRIPTION ")
 
 
 def of_subscription(entry: Entry) -> bool:

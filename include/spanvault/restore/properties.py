@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from spanvault.database.postgres.archive import Entry
-from spanvault.database.postgres.quoting import quote
+from spanvault.database.postgres.quoting import LABEL_ON, quote
 from spanvault.database.postgres.roles import statements
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import Connection, passes
@@ -20,7 +20,7 @@ from spanvault.restore.selective import about_database
 _QUOTED = r'"(?:[^"]|"")+"'
 # Where pg_dump's statements name the database; what stands before it holds no string.
 _NAMED = re.compile(
-    rf"\A((?:ALTER DATABASE|COMMENT ON DATABASE|ALTER ROLE {_QUOTED} IN DATABASE|SECURITY LABEL FOR \S+ ON DATABASE"
+    rf"\A((?:ALTER DATABASE|COMMENT ON DATABASE|ALTER ROLE {_QUOTED} IN DATABASE|{LABEL_ON} DATABASE"
     rf"|(?:GRANT|REVOKE) [^;']*? ON DATABASE) ){_QUOTED}"
 )
 _OF_ROLE = re.compile(rf"\AALTER ROLE ({_QUOTED}) IN DATABASE ")

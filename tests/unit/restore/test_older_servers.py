@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spanvault.restore.older_servers import known_words
+from spanvault.database.postgres.archive import Entry
+from spanvault.restore.older_servers import known_words, of_subscription
 
 SUBSCRIPTION = (
     'CREATE SUBSCRIPTION "s" CONNECTION \'password=x, run_as_owner = true\' PUBLICATION "p, run_as_owner = true"'
@@ -27,3 +28,17 @@ def test_words_that_came_later_are_left_out(kind: str, text: str, words: str, si
     assert known_words(kind, text.format(words), since) == text.format(words)
     assert known_words(kind, text.format(""), since - 1) == text.format("")
     assert known_words("COMMENT", text.format(words), since - 1) == text.format(words)
+
+
+@pytest.mark.parametrize(
+    ("sql", "about"),
+    [
+        ("COMMENT ON SUBSCRIPTION \"s\" IS 'x';", True),
+        ('SECURITY LABEL FOR "a ""provider""; b" ON SUBSCRIPTION "s" IS \'x\';', True),
+        ("SECURITY LABEL FOR selinux ON SUBSCRIPTION s IS 'x';", True),
+        ("SECURITY LABEL FOR selinux ON TABLE t IS 'x ON SUBSCRIPTION s';", False),
+    ],
+)
+def test_what_is_said_about_a_subscription_is_known_by_its_words(sql: str, about: bool) -> None:
+    entry = Entry(id=1, section="post-data", catalog=0, oid=0, kind="SECURITY LABEL", schema=None, name="x", depends=(), sql=sql)
+    assert of_subscription(entry) is about

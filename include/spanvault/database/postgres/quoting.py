@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# As a regular expression: what pg_dump and pg_dumpall write before that which has a security label.
+LABEL_ON = r'SECURITY LABEL FOR (?:"(?:[^"]|"")+"|\w+) ON'
+
 
 def quote(name: str) -> str:
     """An identifier in double quotes. PostgreSQL allows any character but NUL in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from spanvault.database.postgres.quoting import quote
+from spanvault.database.postgres.quoting import LABEL_ON, quote
 from spanvault.database.postgres.server import scalar
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.database.postgres.target import Connection
@@ -14,7 +14,7 @@ from spanvault.database.postgres.target import Connection
 _STATEMENT = re.compile(r"""(?:--[^\n]*+|\\[^\n]*+|"[^"]*+"|'[^']*+'|[^;"'\\-]++|-)*+;""")
 _COMMENT_OR_COMMAND = re.compile(r"\A(?:\s++|--[^\n]*+\n|\\[^\n]*+\n)*+")
 _TABLESPACE = re.compile(
-    r"(?P<verb>CREATE|ALTER|COMMENT ON|SECURITY LABEL .*? ON|(?:GRANT|REVOKE) .*? ON) TABLESPACE"
+    rf"(?P<verb>CREATE|ALTER|COMMENT ON|{LABEL_ON}|(?:GRANT|REVOKE) .*? ON) TABLESPACE"
     r' (?P<name>"(?:[^"]|"")+"|\w+)',
     re.IGNORECASE | re.DOTALL,
 )
