@@ -9,6 +9,7 @@ import typer
 
 from spanvault.cli.output import Format, rest_shown, show
 from spanvault.cli.session import ClusterOption, FormatOption, UrlOption, chosen_cluster, needed_cluster, session
+from spanvault.engine.worker_template import begin_template
 from spanvault.errors import BadInput
 from spanvault.model.request import BackupRequest, Request, RestoreRequest
 from spanvault.statement.parse import parse
@@ -47,11 +48,17 @@ def sql(
             f"Option detached needs somebody who goes on with the work: trigger the DAG {_dag(request)} in Airflow, "
             "or leave the option out."
         )
+    if _has_workers(request) and not dry_run:
+        begin_template()
     with rest_shown(form), session(_UNCHANGED if dry_run else _GOING_ON.get(request.kind, _UNCHANGED)) as context:
         from spanvault.engine.execute import execute
 
         result = execute(context, request, cluster=_cluster(context, request, cluster, url), dry_run=dry_run)
     show(result, form)
+
+
+def _has_workers(request: Request) -> bool:
+    return isinstance(request, RestoreRequest) or (isinstance(request, BackupRequest) and request.append is None)
 
 
 def _dag(request: BackupRequest | RestoreRequest) -> str:

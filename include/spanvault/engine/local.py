@@ -9,7 +9,8 @@ from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
 from spanvault.engine.here import require_here
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
-from spanvault.engine.worker_pool import in_processes, warm_up
+from spanvault.engine.worker_pool import in_processes
+from spanvault.engine.worker_template import begin_template
 from spanvault.model.manifest import Manifest, Plan
 from spanvault.model.request import BackupRequest
 
@@ -22,7 +23,7 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
     require_here(context, request.options.execution_locality)
     context = context.unlocking(request.encryption, "new" if request.append is None else "open")
     if processes and request.append is None:
-        warm_up()
+        begin_template()
     plan = plan_backup(context, cluster, request, run_key=str(uuid.uuid4()), adopt=True)
     total = sum(batch.estimated_bytes for batch in plan.batches)
     if plan.batches:

@@ -13,7 +13,8 @@ from spanvault.engine.restore_steps import (
     plan_restore,
     restore_schema,
 )
-from spanvault.engine.worker_pool import in_processes, warm_up
+from spanvault.engine.worker_pool import in_processes
+from spanvault.engine.worker_template import begin_template
 from spanvault.errors import SpanvaultError
 from spanvault.model.request import RestoreRequest
 from spanvault.model.result import Result
@@ -35,7 +36,7 @@ def run_restore(
     require_here(context, request.options.execution_locality)
     context = context.unlocking(request.encryption)
     if processes and not dry_run:
-        warm_up()
+        begin_template()
     plan = plan_restore(context, cluster, request)
     if dry_run:
         context.progress.note(f"Would be restored as of {plan.cut}, from {_layers(plan)} of {plan.subdir}.")

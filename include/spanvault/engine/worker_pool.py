@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.context
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver, util
+from multiprocessing import util
 from typing import Any, TypeVar
 
 from spanvault.columnar.start import leave_pandas_out
@@ -20,6 +19,7 @@ from spanvault.config.connections import ConnectionResolver
 from spanvault.config.settings import Settings
 from spanvault.crypto.keyring import Unlocked
 from spanvault.engine.context import Context
+from spanvault.engine.worker_template import begin_template, template_context
 from spanvault.errors import Retryable
 from spanvault.model.request import EncryptionOptions
 
@@ -41,8 +41,8 @@ def in_processes(
     The first failure stops what has not begun and is raised; Retryable when a process was killed. Processes end silently
     at Ctrl-C and when this one is killed, whatever they do: every batch may be interrupted anywhere.
     """
-    warm_up()
-    template, others = _prepared(), set(multiprocessing.active_children())
+    begin_template()
+    template, others = template_context(), set(multiprocessing.active_children())
     opened = {uri: keyring.opened() for uri, keyring in context.keyrings.items()}
     common = (util.get_temp_dir(), dict(os.environ), context.settings, context.connections, context.encryption, opened)
     with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=template, initializer=_begin, initargs=common) as pool:
@@ -61,42 +61,6 @@ def in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def warm_up() -> None:
-    """Let the workers' template import the engine while this process still plans: it takes a second or more."""
-    _prepared()
-    with _interrupts_ignored(), _own_modules_only():
-        forkserver.ensure_running()
-
-
-@contextmanager
-def _own_modules_only() -> Iterator[None]:
-    """A Python that is begun here does not look for modules in the current folder, which may hold anybody's: multiprocessing
-    begins the template with `-c`, which puts that folder first (PYTHONSAFEPATH, Python 3.11)."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started here ignores Ctrl-C from its first instruction on. (Only a program's main thread can
-    say so, and only there do interrupts arrive.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
     """Ctrl-C is heeded at the end: a process that is only half started when this one goes would print a traceback, as what
@@ -112,14 +76,6 @@ def _interrupts_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if heard:
             signal.raise_signal(signal.SIGINT)
-
-
-def _prepared() -> multiprocessing.context.ForkServerContext:
-    """Workers are forked from a template that has imported the engine and done nothing else: a fork of this process
-    would not survive the threads of Arrow and asyncio, and a spawned process imports everything anew."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["spanvault.engine.steps", "spanvault.engine.restore_steps"])
-    return context
 
 
 def _begin(
