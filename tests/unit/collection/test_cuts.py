@@ -117,12 +117,16 @@ def test_a_position_inside_history_is_a_cut(
 
 @pytest.mark.parametrize(
     ("position", "near"),
-    [(0x1FF, "0/00000200 after"), (0x250, "0/00000200 before it and 0/00000300 after"), (0x601, "0/00000600 before")],
+    [
+        (0x1FF, "position is 0/00000200 after"),
+        (0x250, "positions are 0/00000200 before it and 0/00000300 after"),
+        (0x601, "position is 0/00000600 before"),
+    ],
 )
 def test_other_positions_are_refused_with_the_nearest_ones(
     storage: LocalStorage, chain: tuple[Manifest, ...], position: int, near: str
 ) -> None:
-    with pytest.raises(BadInput, match=f"Invalid RESTORE position .* {near} it"):
+    with pytest.raises(BadInput, match=rf"Invalid RESTORE position .* the nearest restorable {near} it\.$"):
         _resolve(storage, Lsn(position))
 
 
@@ -211,7 +215,8 @@ def test_latest_finds_an_older_time_in_the_chain_that_covers_it(storage: LocalSt
     assert _resolve(storage, at(60)).manifest == closing
     assert _resolve(storage, at(45)).cut.lsn == 0x220
     assert _resolve(storage, at(30)).manifest == old
-    nearest = f"{re.escape(format_time(at(60)))} before it and {re.escape(format_time(at(100)))} after it"
+    (before, after) = (re.escape(format_time(at(seconds))) for seconds in (60, 100))
+    nearest = rf"the nearest restorable times are {before} before it and {after} after it\.$"
     with pytest.raises(BadInput, match=nearest):
         _resolve(storage, at(80))
     with pytest.raises(BadInput, match=r"the nearest restorable time is .* after it"):

@@ -23,7 +23,7 @@ from spanvault.crypto.keyring import Credentials, Keyring
 from spanvault.crypto.storage import decrypted
 from spanvault.crypto.stream import MAGIC
 from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound, Refused
-from spanvault.model.cut import Cut, Lsn
+from spanvault.model.cut import Cut, Lsn, backup_id
 from spanvault.model.manifest import Manifest
 from spanvault.model.target import DatabaseTarget
 from spanvault.storage.local import LocalStorage
@@ -310,6 +310,17 @@ def test_an_unknown_name_stops_the_chain(storage: LocalStorage, name: str) -> No
     storage.put(f"{chain[0].subdir}/chain/{name}", b"{}")
     with pytest.raises(Refused, match="does not know; upgrade"):
         _resolve(storage)
+
+
+def test_a_backups_id_names_one_of_the_original_layers(storage: LocalStorage) -> None:
+    chain = _chain(storage, 2)
+    for number, manifest in enumerate(chain):
+        named = original_layers(storage, backup_id(manifest.subdir, number), open_location=no_locations)
+        assert [layer.manifest for layer in named] == [manifest]
+        assert _resolve(storage, subdir=backup_id(manifest.subdir, number)).manifest == manifest
+    for look in (original_layers, resolve):
+        with pytest.raises(NotFound, match="has the valid layers 0 to 2"):
+            look(storage, backup_id(chain[0].subdir, 3), open_location=no_locations)
 
 
 # Markers -----------------------------------------------------------------------------------------------------------------
