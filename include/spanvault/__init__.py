@@ -1,3 +1,3 @@
 """Spanvault: backup and restore for SQL clusters."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -162,7 +162,9 @@ def harm(case: Case, made: Prepared) -> list[str]:
     else:
         key = made.key(path)
         document = json.loads(made.storage.get(key))
-        changed = {**document, "format_version": 2} if case.damage == "newer_format" else edited(document)
+        changed = (
+            {**document, "format_version": document["format_version"] + 1} if case.damage == "newer_format" else edited(document)
+        )
         assert changed != document
         data = json.dumps(changed, indent=1).encode()
         victim.unlink()

@@ -67,6 +67,14 @@ def test_the_fields_are_those_of_the_model(name: str) -> None:
     assert rows == [name for name, field in MODELS[name].model_fields.items() if not field.exclude]
 
 
+def test_the_versions_are_those_of_the_code() -> None:
+    said = re.findall(r"^\| `format_version` \| (\d+)\b(:?)", TEXT, re.MULTILINE)
+    assert {version for version, infos in said if not infos} == {str(manifest.FORMAT_VERSION)}
+    assert [version for version, infos in said if infos] == [str(encryption.ENCRYPTION_VERSION)]
+    assert f"format version {manifest.FORMAT_VERSION}." in TEXT
+    assert f"`format_version` is {manifest.FORMAT_VERSION};" in TEXT
+
+
 def test_every_link_leads_to_a_section() -> None:
     anchors = {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

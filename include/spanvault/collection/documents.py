@@ -1,4 +1,4 @@
-"""Reading the JSON documents of a collection: newer formats are refused before their fields are looked at."""
+"""Reading the JSON documents of a collection: other formats are refused before their fields are looked at."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Document = TypeVar("Document", bound=Value)
 def parse_document(model: type[Document], data: bytes, where: str) -> Document:
     """The document in `data`; `where` names the object for people.
 
-    Raises Refused for a newer format than this version knows, Damaged for bytes that are no such document.
+    Raises Refused for a format that this version does not know, Damaged for bytes that are no such document.
     """
     if data.startswith(MAGIC[:-1]):
         raise Damaged(
@@ -34,5 +34,10 @@ def parse_document(model: type[Document], data: bytes, where: str) -> Document:
         raise Refused(
             f"{where} was written by a newer Spanvault (format {version}; this version knows formats up to"
             f" {FORMAT_VERSION}); upgrade Spanvault to read it."
+        )
+    if version < FORMAT_VERSION:
+        raise Refused(
+            f"{where} was written by Spanvault 0.1.0 (format {version}), which this version does not read; begin a new"
+            " collection, and keep 0.1.0 for the old one."
         )
     return model.from_json(data, where)

@@ -1,6 +1,6 @@
 """The documents of a backup on storage: plan, receipt, seal record, manifest. docs/format.md specifies them.
 
-Every document carries `format_version`; a reader refuses a newer one than it knows (collection/documents.py).
+Every document carries `format_version`; a reader refuses one that it does not know (collection/documents.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from spanvault.model.request import BackupRequest
 from spanvault.model.schema import Database, Fingerprint, SequenceValue
 from spanvault.model.span import Batch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 LayerKind = Literal["full", "incremental"]
 

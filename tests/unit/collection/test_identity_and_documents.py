@@ -51,7 +51,7 @@ def test_the_folder_of_one_backup_is_not_taken_for_a_collection(storage: LocalSt
 
 def _collection_json(**changes: object) -> bytes:
     fields = {
-        "format_version": 1,
+        "format_version": 2,
         "id": "abc",
         "created_at": "2026-11-22T14:30:00Z",
         "created_by": "spanvault 1",
@@ -61,8 +61,14 @@ def _collection_json(**changes: object) -> bytes:
 
 
 def test_a_newer_format_is_refused_before_its_unknown_fields_matter() -> None:
-    data = _collection_json(format_version=2, a_field_of_the_future=1, id=None)
-    with pytest.raises(Refused, match=r"newer Spanvault \(format 2; this version knows formats up to 1\); upgrade"):
+    data = _collection_json(format_version=3, a_field_of_the_future=1, id=None)
+    with pytest.raises(Refused, match=r"newer Spanvault \(format 3; this version knows formats up to 2\); upgrade"):
+        parse_document(CollectionDocument, data, "COLLECTION.json")
+
+
+def test_the_format_of_the_first_version_is_refused_with_what_to_do() -> None:
+    data = _collection_json(format_version=1)
+    with pytest.raises(Refused, match=r"written by Spanvault 0\.1\.0 \(format 1\), which .* begin a new collection"):
         parse_document(CollectionDocument, data, "COLLECTION.json")
 
 
@@ -73,7 +79,7 @@ def test_a_newer_format_is_refused_before_its_unknown_fields_matter() -> None:
         (b"{", "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[1]", "has no format version"),
-        (_collection_json(format_version="1"), "has no format version"),
+        (_collection_json(format_version="2"), "has no format version"),
         (_collection_json(format_version=True), "has no format version"),
         (_collection_json(format_version=0), "has no format version"),
         (_collection_json(unknown=1), "unknown"),

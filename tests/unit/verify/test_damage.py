@@ -154,7 +154,7 @@ def test_an_edited_manifest_fails_every_level(storage: LocalStorage, old_new: tu
 def test_a_manifest_of_a_newer_format_is_neither_good_nor_bad(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
     key = manifest_key(manifest.subdir)
-    storage.put(key, storage.get(key).replace(b'"format_version": 1', b'"format_version": 2', 1))
+    storage.put(key, storage.get(key).replace(b'"format_version": 2', b'"format_version": 3', 1))
     with pytest.raises(Refused, match="newer Spanvault"):
         resolve(storage, open_location=no_locations)
     result = check_files(storage)
