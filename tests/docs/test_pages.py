@@ -54,6 +54,15 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
     assert sorted(words - TARGETS) == []
 
 
+def test_what_must_be_covered_wholly_is_named() -> None:
+    limits = re.search(r"^WHOLLY_COVERED := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert limits
+    row = next(line for line in (ROOT / "docs/testing.md").read_text().splitlines() if line.startswith("| `make coverage` |"))
+    *whole, last = re.findall(r"`(include/[\w/]+/)`", row)
+    single = [last + name for name in re.findall(r"`(\w+\.py)`", row)]
+    assert [*(f"{folder}*" for folder in whole), *single] == limits[1].split(",")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_machine_is_named(page: Path) -> None:
     assert re.findall(r"(?<![\w.])/(?:work|root|home|Users)/\w+", page.read_text()) == []
