@@ -163,13 +163,13 @@ class LayerCapture(CapturedDatabase):
     def layer_entry(self, part: LayerPart, *, last: bool) -> ManifestDatabase:
         """The database's part of the manifest of the layer that `part` is of. Later calls build on the tables of earlier
         ones."""
-        tables = [entry for table in self.readable_tables() if (entry := self._table(table, part, last=last)) is not None]
+        tables = [self._table(table, part, last=last) for table in self.readable_tables()]
         self.entries = {entry.oid: entry for entry in tables}
         self._last_commit = part.window.last_commit or self._last_commit
         window = part.window.model_copy(update={"last_commit": self._last_commit})
         return self.manifest_entry(tables).model_copy(update={"window": window, "commits": part.commits})
 
-    def _table(self, table: Table, part: LayerPart, *, last: bool) -> ManifestTable | None:
+    def _table(self, table: Table, part: LayerPart, *, last: bool) -> ManifestTable:
         totals = part.tables.get(table.oid, TableTotals())
         before = self.entries.get(table.oid)
         if table.oid in self.born and (before is None or before.basis is None):
@@ -180,11 +180,10 @@ class LayerCapture(CapturedDatabase):
             return self._read(table, totals, part)
         if table.oid in self.unchanged and before is not None:
             return before.model_copy(update={"as_of": self.snapshot.lsn, "bytes": 0, "changes": 0} if last else {})
-        if table.capture == "exact" and before is not None and table.oid not in self.skipped:
+        read_before = before is not None and before.basis is not None
+        if table.capture == "exact" and before is not None and read_before and table.oid not in self.skipped:
             return before.model_copy(update={"bytes": 0})
-        if table.oid in self.skipped:
-            return None
-        since = self.snapshot.lsn
+        since = self.snapshot.lsn  # of a table that is left out, too: without an entry it would be restored empty
         return ManifestTable(oid=table.oid, rows=0, rows_exact=False, bytes=0, as_of=since, basis=None, since=since)
 
     def _at_birth(self, table: Table, part: LayerPart) -> ManifestTable:

@@ -183,13 +183,15 @@ def _faster_try(storage: Storage, subdir: str, run_key: str) -> Plan | None:
     return present if present is not None and present.run_key == run_key else None
 
 
-def require_possible(cluster: Cluster, request: BackupRequest, names: Sequence[str]) -> None:
-    """Refuse what the tables as they are now rule out, while nothing is made yet, on the source or on storage."""
+def require_possible(cluster: Cluster, request: BackupRequest, names: Sequence[str]) -> tuple[PlannedDatabase, ...]:
+    """Refuse what the tables as they are now rule out, while nothing is made yet, on the source or on storage. The databases
+    as they were seen, not protected."""
     seen = tuple(_seen(cluster, request, name) for name in names)
     check_names(request, cluster.primary.database, seen, cluster)
     require_readable_there(cluster, request, seen)
     if request.append is None and len(cluster.endpoints) > 1:
         _batches(cluster, request, seen)
+    return seen
 
 
 def _seen(cluster: Cluster, request: BackupRequest, name: str) -> PlannedDatabase:

@@ -200,7 +200,7 @@ def _databases(
         if entry is not None:
             with connect(cluster.primary, name, purpose="plan") as connection:
                 check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
-    require_possible(cluster, request, names)
+    _check_identities(request, require_possible(cluster, request, names))
     owner = Owner(
         collection_id=read_collection(storage).id,
         collection=storage.display_uri,
@@ -224,6 +224,6 @@ def _check_identities(request: BackupRequest, databases: Sequence[PlannedDatabas
     names = [table.qualified for one in databases for table in one.database.tables if table.lacks_identity]
     if names:
         raise Refused(
-            f"The log does not tell the changes of {', '.join(names)}: give them a primary key or REPLICA IDENTITY FULL, or"
-            " choose without_identity = 'full' or 'skip'."
+            f"The log does not tell the changes of {', '.join(names)}: give them a primary key or REPLICA IDENTITY FULL (on"
+            " PostgreSQL 18 not to a table with a generated column), or choose without_identity = 'full' or 'skip'."
         )

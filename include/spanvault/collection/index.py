@@ -89,7 +89,7 @@ def _tables(manifest: Manifest) -> tuple[IndexedTable, ...]:
         IndexedTable(name=f"{entry.database.name}.{shape.qualified}", rows=table.rows, bytes=shape.bytes)
         for entry in manifest.databases
         for table in entry.tables
-        if (shape := entry.database.table(table.oid)) is not None
+        if table.basis is not None and (shape := entry.database.table(table.oid)) is not None
     ]
     largest = sorted(tables, key=lambda table: (-table.bytes, table.name))[:MOST_TABLES]
     return tuple(sorted(largest, key=lambda table: table.name))

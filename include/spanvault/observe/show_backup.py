@@ -58,8 +58,9 @@ def show_backup(
     chain (LATEST or a path), or of the one layer that a backup's ID names.
 
     Views and sequences are tables to CockroachDB, and so to `object_type`. `size_bytes` are bytes on the source, TOAST
-    included. `rows` are NULL of a table whose rows are excluded from backups. `restorable_from` and `restorable_to` of a
-    layer with revision history: any time between the two can be restored, NULL of any other, which only `end_time` can.
+    included. `rows` are NULL of a table whose rows are excluded from backups, or not in this layer. `restorable_from` and
+    `restorable_to` of a layer with revision history: any time between the two can be restored, NULL of any other, which only
+    `end_time` can.
 
     `schemas` adds `create_statement`, `privileges` adds `privileges` and `owner`: both, and `debug_ids`, which adds OIDs,
     read the schema archive, and so also show partitioned and foreign tables, types and functions of a backup of whole
@@ -194,7 +195,7 @@ def _objects(entry: ManifestDatabase, archive: SchemaObjects | None) -> Iterator
     tables = sorted(entry.database.tables, key=lambda table: (table.schema_name, table.name))
     views = [(view.schema_name, view.name) for view in entry.views]
     others = sorted(views + [(sequence.schema_name, sequence.name) for sequence in entry.sequences])
-    rows = {table.oid: table.rows for table in entry.tables}
+    rows = {table.oid: table.rows if table.basis is not None else None for table in entry.tables}
     known = {(table.schema_name, table.name) for table in tables} | set(others)
     archived = list(archive.others(known)) if archive else []
     schemas = {schema for schema, _ in known} | {one.name[0] for one in archived if one.name[0] is not None}

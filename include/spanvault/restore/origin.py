@@ -58,7 +58,7 @@ class _Known:
         found: dict[TableKey, tuple[ManifestTable, Table]] = {}
         for database in self.manifest.databases:
             shapes = {table.oid: table for table in database.database.tables}
-            for entry in database.tables:
+            for entry in (*database.tables, *_unlisted(database)):
                 if entry.oid not in shapes:
                     raise Damaged(
                         f"The manifest of layer {self.manifest.number} of the backup {self.manifest.subdir} does not describe the"
@@ -80,7 +80,10 @@ class AtCut:
         self.origins: dict[TableKey, Origin] = {}
         self.missing: dict[TableKey, Missing] = {}
         for key, (entry, table) in self._last.tables.items():
-            found = self._read_whole(key, entry, table) if table.capture == "exact" else self._logged(key, entry, table)
+            if entry.basis is None and table.lacks_identity and self._skips:
+                found: Origin | Missing = self._left_out(key, table)
+            else:
+                found = self._read_whole(key, entry, table) if table.capture == "exact" else self._logged(key, entry, table)
             if isinstance(found, Origin):
                 self.origins[key] = found
             else:
@@ -139,6 +142,24 @@ class AtCut:
             return Missing(key[0], table.schema_name, table.name, why)
         return Origin(table, entry, self._cut, number)
 
+    @property
+    def _skips(self) -> bool:
+        """Whether the last layer leaves tables without identity out."""
+        return self._resolved.manifest.request.options.without_identity == "skip"
+
+    @cached_property
+    def _earlier(self) -> tuple[_Known, ...]:
+        return tuple(_Known(layer.manifest) for layer in reversed(self._resolved.layers[:-1]))
+
+    def _left_out(self, key: TableKey, table: Table) -> Missing:
+        """Also inside the layer: whoever leaves a table out does not count on an older reading of it."""
+        why = "left out by without_identity = 'skip'"
+        for known in self._earlier:
+            if key in known.tables and known.tables[key][0].basis is not None:
+                why += f"; restorable up to {known.manifest.end}"
+                break
+        return Missing(key[0], table.schema_name, table.name, why)
+
     def _only_grew(self, key: TableKey, table: Table) -> bool:
         """Whether rows of before the shape's last change are known in it: columns were added or renamed, none dropped."""
         shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables]
@@ -191,6 +212,15 @@ class AtCut:
         manifests = [*(layer.manifest for layer in self._resolved.layers), *(known.manifest for known in self._witnesses)]
         known: dict[Lsn, Cut] = {cut.lsn: cut for one in manifests for cut in (one.start, one.captured, one.end)}
         return str(known.get(position, position))
+
+
+def _unlisted(database: ManifestDatabase) -> Iterator[ManifestTable]:
+    """Entries for tables that the manifest describes and says nothing of: early versions wrote none for those left out."""
+    listed = {entry.oid for entry in database.tables}
+    at = database.captured
+    for table in database.database.tables:
+        if table.capture != "none" and table.oid not in listed:
+            yield ManifestTable(oid=table.oid, rows=0, rows_exact=False, bytes=0, as_of=at, basis=None, since=at)
 
 
 def _witnesses(resolved: Resolved) -> Iterator[_Known]:

@@ -218,9 +218,14 @@ def _databases(
 
 
 def _whole(database: ManifestDatabase, target: str) -> DatabaseRestore:
-    oids = tuple(table.oid for table in database.tables)
+    oids = _with_rows(database)
     excluded = tuple(table.oid for table in database.database.tables if table.excluded)
     return DatabaseRestore(source=database.database.name, target=target, whole=True, tables=oids, excluded=excluded)
+
+
+def _with_rows(database: ManifestDatabase) -> tuple[int, ...]:
+    """The tables whose rows belong to the backup, also where the layer has none of them."""
+    return tuple(table.oid for table in database.database.tables if table.capture != "none")
 
 
 def _backed_up_whole(manifest: Manifest, name: str) -> ManifestDatabase:
@@ -341,7 +346,7 @@ def _written(*names: str) -> str:
 
 
 def _tables_with_rows(database: ManifestDatabase, chosen: Iterable[Entry], subdir: str) -> Iterator[int]:
-    held = {table.oid for table in database.tables}
+    held = set(_with_rows(database))
     for entry in chosen:
         if entry.kind != "TABLE":
             continue

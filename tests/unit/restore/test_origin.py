@@ -250,6 +250,31 @@ def test_a_keyless_table_is_never_of_a_reading_behind_the_cut() -> None:
     assert why(resolved(*alone, inner=250)) == {2: "restorable from 0/0000012C (2026-11-22 00:05:00.000000+00)"}
 
 
+def skipping(manifest: Manifest) -> Manifest:
+    """The layer as one that leaves tables without identity out."""
+    options = manifest.request.options.model_copy(update={"without_identity": "skip"})
+    return manifest.model_copy(update={"request": manifest.request.model_copy(update={"options": options})})
+
+
+@pytest.mark.parametrize("inner", [None, 250])
+def test_a_table_that_a_layer_leaves_out_has_no_rows_there(inner: int | None) -> None:
+    chain = layer(0, 0, 100, LOGGED, Held(EXACT, 100, 100)), layer(1, 100, 200, LOGGED, Held(EXACT, 200, 200, 1))
+    last = skipping(layer(2, 200, 300, LOGGED, Held(EXACT, 300, 300, None)))
+    left_out = "left out by without_identity = 'skip'; restorable up to 0/000000C8 (2026-11-22 00:03:20.000000+00)"
+    assert why(resolved(*chain, last, inner=inner)) == {2: left_out}
+    assert why(resolved(skipping(layer(0, 0, 300, LOGGED, Held(EXACT, 300, 300, None))))) == {2: left_out.partition(";")[0]}
+
+
+def test_a_table_that_a_manifest_describes_and_says_nothing_of_has_no_rows() -> None:
+    """Early versions wrote no entry for a table that they left out; it must not come back empty."""
+    full, bare = layer(0, 0, 100, LOGGED, Held(EXACT, 100, 100)), layer(1, 100, 200, LOGGED, Held(EXACT, 200, 200, 1))
+    (entry,) = bare.databases
+    early = skipping(bare.model_copy(update={"databases": (entry.model_copy(update={"tables": entry.tables[:1]}),)}))
+    with pytest.raises(Refused, match=r"no rows as of .* of public\.t2 \(left out by without_identity = 'skip'; restorable up"):
+        plan(resolved(full, early))
+    assert plan(resolved(full, early), skip_unrestorable_tables=True).databases[0].tables == (1,)
+
+
 def test_inside_a_layer_schema_and_sequences_that_did_not_change_stand_at_the_cut() -> None:
     def inner(**changes: Any) -> Sequence[str]:
         return plan(resolved(layer(0, 0, 100, LOGGED), layer(1, 100, 200, LOGGED, **changes), inner=150)).notes
