@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow as pa
 from spanvault.collection.layout import data_path, object_key
 from spanvault.columnar.types import ROW_MARKER, file_schema
 from spanvault.columnar.write import DataFileWriter, text_batch_to_typed
-from spanvault.database.postgres.pgoutput import Change, Value, commit_time
+from spanvault.database.postgres.pgoutput import EPOCH, Change, Value
 from spanvault.database.postgres.tuple_columns import RawTuple, tuple_columns
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Table
@@ -31,6 +32,10 @@ CHANGE_FIELDS = (
     pa.field("_source_key", _LIST),
 )
 _BATCH_ROWS = 10_000
+# The log counts from 2000, Arrow from 1970.
+_EPOCH_MICROSECONDS: Final = (EPOCH - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+T = TypeVar("T")
 
 KeyText = Sequence[bytes | None]
 
@@ -133,17 +138,25 @@ def _columns(rows: Sequence[ChangeRow], width: int) -> list[pa.Array]:
 
 
 def _change_arrays(rows: Sequence[ChangeRow]) -> list[pa.Array]:
+    changes, count = [row.change for row in rows], len(rows)
+    times = np.fromiter((change.time for change in changes), np.int64, count) + _EPOCH_MICROSECONDS
     return [
         pa.array([row.operation for row in rows], pa.string()),
-        pa.array([row.change.lsn for row in rows], pa.int64()),
-        pa.array([row.change.sequence for row in rows], pa.int64()),
-        pa.array([row.change.xid for row in rows], pa.int64()),
-        pa.array([commit_time(row.change.time) for row in rows], pa.timestamp("us", tz="UTC")),
-        pa.array([_texts(row.old_key) for row in rows], _LIST),
-        pa.array([row.unchanged for row in rows], _LIST),
-        pa.array([_texts(row.source_key) for row in rows], _LIST),
+        pa.array(np.fromiter((change.lsn for change in changes), np.int64, count)),
+        pa.array(np.fromiter((change.sequence for change in changes), np.int64, count)),
+        pa.array(np.fromiter((change.xid for change in changes), np.int64, count)),
+        pa.array(times).cast(pa.timestamp("us", tz="UTC")),
+        _lists([row.old_key for row in rows], _texts),
+        _lists([row.unchanged for row in rows], lambda names: names),
+        _lists([row.source_key for row in rows], _texts),
     ]
 
 
-def _texts(key: KeyText | None) -> list[str | None] | None:
-    return None if key is None else [None if part is None else part.decode() for part in key]
+def _lists(values: Sequence[T | None], texts: Callable[[T], Sequence[str | None]]) -> pa.Array:
+    if all(value is None for value in values):
+        return pa.nulls(len(values), _LIST)
+    return pa.array([None if value is None else texts(value) for value in values], _LIST)
+
+
+def _texts(key: KeyText) -> list[str | None]:
+    return [None if part is None else part.decode() for part in key]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -17,6 +18,7 @@ from spanvault.model.cut import Lsn
 from spanvault.model.manifest import Protection
 
 _COPY_HEADER_BYTES = 19
+_ROW = struct.Struct(">HI")
 _PEEK = (
     "COPY (SELECT data FROM pg_catalog.pg_logical_slot_peek_binary_changes({slot}, {upto}, NULL,"
     " 'proto_version', '1', 'publication_names', {publication}, 'messages', '{messages}')) TO STDOUT (FORMAT binary)"
@@ -55,7 +57,7 @@ def peek(
             messages=str(messages).lower(),
         )
         with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            yield (bytes(message) for row in copy for message in _messages(row))
+            yield _unwrapped(copy)
     except (pg_errors.UndefinedObject, pg_errors.ObjectNotInPrerequisiteState) as error:
         raise BrokenChain(
             f"The change log of database {protection.database!r} is gone: {error.diag.message_primary}. Take a new full backup."
@@ -91,15 +93,24 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _messages(row: bytes | bytearray | memoryview) -> Iterator[memoryview]:
-    """The single column of each binary COPY row; the first chunk carries the file header, the last the trailer.
+def _unwrapped(rows: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+    """The single column of each row of a binary COPY.
 
     Format: https://www.postgresql.org/docs/18/sql-copy.html (File Formats, Binary Format).
     """
-    view = memoryview(row)
+    for row in rows:
+        # Nearly each chunk is a row alone: its count of columns, the value's length, the value.
+        if len(row) >= _ROW.size and _ROW.unpack_from(row) == (1, len(row) - _ROW.size):
+            yield bytes(row[_ROW.size :])
+        else:
+            yield from _unusual(memoryview(row))
+
+
+def _unusual(view: memoryview) -> Iterator[bytes]:
+    """The first chunk carries the file header, the last the trailer."""
     if len(view) >= _COPY_HEADER_BYTES and bytes(view[:11]) == b"PGCOPY\n\xff\r\n\x00":
         view = view[_COPY_HEADER_BYTES:]
-    while len(view) >= 6 and int.from_bytes(view[:2], signed=True) == 1:
-        stop = 6 + int.from_bytes(view[2:6])
-        yield view[6:stop]
+    while len(view) >= _ROW.size and bytes(view[:2]) == b"\x00\x01":
+        stop = _ROW.size + int.from_bytes(view[2:6])
+        yield bytes(view[_ROW.size : stop])
         view = view[stop:]
