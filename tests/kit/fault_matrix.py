@@ -4,10 +4,11 @@
 of the database and each end of a transaction, at the start of each program, at each named point between steps; at its first
 time and at its last. A place comes with the harms that exist there:
 
-    die        the process ends (raised as Killed: the run goes no further; fault_kill.py sends real SIGKILLs)
+    die        the process ends (raised as Killed: the run goes no further; tests/kill/*_kills.py send real SIGKILLs)
     fail       the storage answers with an error that may pass, or the connection is refused
     terminate  an administrator's pg_terminate_backend ends the session that is about to send a statement
     lose       the connection breaks behind a statement, a COPY or a COMMIT that the server has carried out
+    full       the server has no room left for what a statement or a COPY would write; a test asks for it where it can be
     kill       pg_dump, pg_dumpall or pg_restore is killed
 
 Tests take `chosen` of them: a sample with a fixed seed, of each kind of place first; with SPANVAULT_FAULTS=all, as
@@ -56,6 +57,7 @@ class Place:
             return Retryable(_NO_ANSWER)
         return {
             "fail": database.refuse,
+            "full": database.full,
             "terminate": database.terminate,
             "lose": database.lose,
             "kill": database.kill_tool,
@@ -72,15 +74,22 @@ def _harms(point: str) -> tuple[str, ...]:
     return ("die",)
 
 
-def places(log: Sequence[tuple[str, str]]) -> list[Place]:
-    """All places of the run that left this log, each with each harm, in the order of their first time."""
+def places(log: Sequence[tuple[str, str]], *, writes: bool = False) -> list[Place]:
+    """All places of the run that left this log, each with each harm, in the order of their first time. Of a run that `writes`
+    into the database whatever does so may find it full."""
     counts: Counter[tuple[str, str]] = Counter((point, _pattern(point, key)) for point, key in log)
     return [
         Place(point, pattern, nth, harm)
         for (point, pattern), count in counts.items()
         for nth in sorted({1, count})
-        for harm in _harms(point)
+        for harm in (*_harms(point), *(("full",) if writes and _needs_room(point, pattern) else ()))
     ]
+
+
+def _needs_room(point: str, pattern: str) -> bool:
+    """Whether what reaches the point lets the server write: a COPY of rows, SQL of an archive, a record of what is done."""
+    writing = re.search(r": (?:COPY .* FROM|CREATE|ALTER|INSERT|UPDATE)\b", pattern, re.IGNORECASE)
+    return point in {"database.copy.chunk", "database.execute.before"} and writing is not None
 
 
 def _pattern(point: str, key: str) -> str:

@@ -146,7 +146,7 @@ def sequences(database: TestDatabase) -> dict[str, tuple[int, bool]]:
 def schema_of(database: TestDatabase, scratch: Path) -> dict[Any, str]:
     """Every object's SQL, as pg_dump prints it; without our publication and what is said about the database itself."""
     archive = scratch / f"{database.name}.dump"
-    dump_now(database.endpoint, database.name, archive)
+    dump_now(database.endpoint, database.name, archive, scratch)
     return {
         entry.identity: entry.sql.replace(database.name, "DATABASE")
         for entry in read_archive(archive)

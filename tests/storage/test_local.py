@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from spanvault.errors import AlreadyExists, BadInput, NotFound, SpanvaultError
+from spanvault.errors import AlreadyExists, BadInput, NotFound, Retryable, SpanvaultError
 from spanvault.storage.base import Unfinished
 from spanvault.storage.local import TEMPORARY_FOLDER, LocalStorage
+from tests.kit.small_disk import on_small_disk
 
 
 @pytest.fixture
@@ -73,7 +76,55 @@ def test_an_object_is_not_a_folder(storage: LocalStorage) -> None:
     assert list(storage.list_unfinished()) == []
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+# Each way to write meets the end of the disk in another call: a stream in its middle, what is small at its flush.
+ON_A_FULL_DISK = """
+import sys
+from pathlib import Path
+from spanvault.errors import Retryable
+from spanvault.storage.local import LocalStorage
+storage = LocalStorage(Path(sys.argv[1]), "file:///small")
+try:
+    with storage.open_write("stream") as writer:
+        writer.write(bytes(3 << 20))
+except Retryable as error:
+    print(error)
+try:
+    storage.put("small", bytes(300_000), create_only=True)
+except Retryable as error:
+    print(error)
+print(storage.head("stream"), storage.head("small"), list(storage.list_unfinished()))
+storage.put("smaller", bytes(30_000))
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    done = on_small_disk(256 << 10, tmp_path, [sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "'stream' cannot be written to file:///small: No space left on device.",
+        "'small' cannot be written to file:///small: No space left on device.",
+        "None None []",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_whose_end_shows_at_the_last_moment_may_have_room_later(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As file systems do that find room only when they write, such as NFS."""
+
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spanvault.storage.local.os.fsync", full)
+        with pytest.raises(Retryable, match=f"'key' cannot be written to .*: {os.strerror(number)}"):
+            storage.put("key", b"1")
+    assert storage.head("key") is None
+    assert list(storage.list_unfinished()) == []
+
+
+def test_a_file_that_is_larger_than_allowed_is_a_sentence_and_leaves_nothing(storage: LocalStorage) -> None:
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
     old_limit, old_handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -8,17 +8,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from spanvault.columnar.scratch import scratch_faults
+
 _SCHEMA = pa.schema([pa.field("value", pa.string())])
 
 
 class ValueFile:
     """Texts, nulls among them, numbered from 0 in the order in which they are appended. First all appending, then all
-    taking; `close` at the end. The file is the caller's to delete."""
+    taking; `close` at the end. The file, in a scratch folder, is the caller's to delete. Raises as `scratch_faults`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sink = pa.OSFile(str(path), "wb")
-        self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(self._sink, _SCHEMA)
+        self._above = path.parent.parent
+        with scratch_faults(self._above):
+            self._sink = pa.OSFile(str(path), "wb")
+            self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(self._sink, _SCHEMA)
         self._starts = [0]
         self._map: pa.MemoryMappedFile | None = None
         self._reader: pa.RecordBatchFileReader | None = None
@@ -26,7 +30,8 @@ class ValueFile:
     def append(self, texts: pa.Array) -> int:
         """Add texts (at least one); the number of the first."""
         assert self._writer is not None  # noqa: S101 - appending comes before taking
-        self._writer.write_batch(pa.RecordBatch.from_arrays([texts], schema=_SCHEMA))
+        with scratch_faults(self._above):
+            self._writer.write_batch(pa.RecordBatch.from_arrays([texts], schema=_SCHEMA))
         self._starts.append(self._starts[-1] + len(texts))
         return self._starts[-2]
 
@@ -46,9 +51,9 @@ class ValueFile:
     def close(self) -> None:
         """Release the file."""
         if self._writer is not None:
-            self._writer.close()
-            self._sink.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with scratch_faults(self._above), self._sink:
+                writer.close()
         if self._map is not None:
             self._reader = None
             self._map.close()

@@ -57,6 +57,6 @@ def _drop_subscriptions(work: Work, database: DatabaseRestore, connection: Conne
 def _drop_objects(work: Work, database: DatabaseRestore, connection: Connection, record: Record) -> None:
     with local_archive(work.storage, work.manifest, database.source, work.scratch) as archive:
         by_id = {entry.id: entry for entry in read_archive(archive)}
-        script = drop_statements(archive, [by_id[number] for number in record.entries])
+        script = drop_statements(archive, [by_id[number] for number in record.entries], work.scratch)
     with translated(f"Removing what was restored into {database.target!r}"), connection.transaction():
         run_all(connection, [script])

@@ -46,8 +46,8 @@ def decide(work: Work, control: Connection, database: DatabaseRestore, entries: 
 
 def present_in(work: Work, target: str) -> Mapping[Identity, Entry]:
     """What the target database has now, by what names it."""
-    with scratch_file(work.scratch, ".dump") as (_, local):
-        dump_now(work.cluster.primary, target, local)
+    with scratch_file(work.scratch, ".dump") as (file, local):
+        dump_now(work.cluster.primary, target, local, file.folder)
         return {entry.identity: entry for entry in read_archive(local)}
 
 

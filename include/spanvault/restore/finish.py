@@ -186,6 +186,7 @@ def _make_entries(
         purpose=work.finishing,
         # After a deadlock, or an earlier try, event triggers are there before the rest.
         settings=event_triggers_off(connection) if database.whole else {},
+        scratch=work.scratch,
     )
     make_apart(connection, apart)
     work.progress.advance(units=len(wanted))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from spanvault.columnar.scratch import scratch_file, scratch_folder
+from spanvault.columnar.scratch import ScratchFile, scratch_faults, scratch_file, scratch_folder
+from spanvault.errors import BadInput, Retryable
 
 IN_A_FILE = """
 import sys
@@ -122,3 +125,42 @@ def test_a_folder_that_was_taken_for_a_left_one_is_made_anew(tmp_path: Path, mon
     with scratch_folder("merge", tmp_path) as folder:
         assert folder.exists()
         assert folder not in made
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_folder_is_a_sentence_that_names_it(tmp_path: Path, number: int) -> None:
+    said = f"{tmp_path} is full: {os.strerror(number)}; .* SPANVAULT_SCRATCH_DIR"
+    with pytest.raises(Retryable, match=said), scratch_faults(tmp_path):
+        raise OSError(number, "words of a library")
+
+
+def test_a_device_without_room_fails_a_write_and_lets_the_file_be_closed(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    said = "is full: No space left on device"
+    with full.open("wb", buffering=0) as device, pytest.raises(Retryable, match=said):
+        ScratchFile(device, tmp_path).write(b"at once")
+    file = ScratchFile(full.open("wb"), tmp_path)
+    file.write(b"later")
+    with pytest.raises(Retryable, match=said):
+        file.flush()
+    file.close()
+
+
+@pytest.mark.parametrize("use", [lambda folder: scratch_file(folder, ".dump"), lambda folder: scratch_folder("merge", folder)])
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, use: Callable[[Path], AbstractContextManager[object]]) -> None:
+    with pytest.raises(BadInput, match="nowhere cannot be used: No such file or directory; let SPANVAULT_SCRATCH_DIR"):
+        use(tmp_path / "nowhere").__enter__()
+
+
+def test_a_file_system_that_fails_may_work_again(tmp_path: Path) -> None:
+    said = f"failed on the folder for temporary files {tmp_path}: Input/output error"
+    with pytest.raises(Retryable, match=said), scratch_faults(tmp_path):
+        raise OSError(errno.EIO, "words of a library")
+
+
+def test_a_system_whose_own_folders_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python finds at its first look: it tries to write into each."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc", "/sys"])
+    with pytest.raises(Retryable, match=r"\['/proc', '/sys'\]; make room in one of these, or let SPANVAULT_SCRATCH_DIR"):
+        scratch_file(None, ".dump").__enter__()

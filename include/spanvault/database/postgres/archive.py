@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from psycopg.conninfo import make_conninfo
 
+from spanvault.columnar.scratch import full_folder, scratch_file
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME, options_text
 from spanvault.database.postgres.dump import connection_environment, ended_by_signal, too_old
@@ -48,6 +49,8 @@ _LOST = re.compile(
 # pg_restore 17 and later sets transaction_timeout on every server, and goes on where an older one does not know it.
 _UNKNOWN = 'unrecognized configuration parameter "transaction_timeout"'
 _UNKNOWN_SETTING = re.compile(rf"^.*error:.*{_UNKNOWN}\n", re.MULTILINE)
+_FULL = "No space left on device"  # here or there
+_NO_ROOM = re.compile(rf"pg_dump failed: could not (?:write|close)[^:]*: ({_FULL})")  # for what it writes itself
 _IGNORED = "errors ignored on restore:"  # said at the end: it got there
 _DEADLOCK = "deadlock detected"  # between two of its jobs; the loser's entry is not made
 _TAIL = re.compile(r"(?:\n-- Completed on .*)?\s*\n--\n-- PostgreSQL database dump complete\n--\s*\Z")
@@ -99,14 +102,20 @@ def dumped_by(archive: Path) -> int:
     return int(found[1])
 
 
-def dump_now(endpoint: Endpoint, database: str, archive: Path) -> None:
-    """Write the schema that a database has now to `archive`, in the form of a backup's schema archive.
+def dump_now(endpoint: Endpoint, database: str, archive: Path, folder: Path) -> None:
+    """Write the schema that a database has now to `archive`, whose bytes lie in `folder`, in the form of a backup's schema
+    archive.
 
-    Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection.
+    Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection and a full disk.
     """
     arguments = ["--format=custom", "--schema-only", "--quote-all-identifiers"]
     arguments += ["--exclude-schema=spanvault", f"--file={archive}"]
-    _run("pg_dump", arguments, connection_environment(endpoint, database))
+    try:
+        _run("pg_dump", arguments, connection_environment(endpoint, database))
+    except Retryable as error:
+        if (full := _NO_ROOM.search(str(error))) is not None:
+            raise full_folder(folder, full[1]) from None
+        raise
 
 
 def restore_entries(
@@ -121,20 +130,19 @@ def restore_entries(
     with_tablespaces: bool,
     purpose: str,
     settings: Mapping[str, str],
+    scratch: Path | None = None,
 ) -> None:
     """Run the SQL of these entries' section on `database`, `jobs` at a time, dependencies first.
 
     Every entry is a transaction of its own; the sessions' application_name is `spanvault <purpose>`, and they
-    have these `settings`. An entry that fails
-    does not keep the others from being made. Raises Permanent with the first error that PostgreSQL reported, Busy when two of
+    have these `settings`. An entry that fails does not keep the others from being made. `scratch` is the folder for
+    temporary files. Raises Permanent with the first error that PostgreSQL reported, Busy when two of
     the jobs stood in each other's way.
     """
-    with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
-        chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
-        chosen.flush()
+    with _list_of(entries, scratch) as chosen:
         arguments = [
             f"--section={section}",
-            f"--use-list={chosen.name}",
+            f"--use-list={chosen}",
             f"--jobs={jobs}",
             *([] if with_tablespaces else ["--no-tablespaces"]),
             "--no-password",
@@ -147,16 +155,21 @@ def restore_entries(
         _run("pg_restore", arguments, environment)
 
 
-def drop_statements(archive: Path, entries: Iterable[Entry]) -> str:
+def drop_statements(archive: Path, entries: Iterable[Entry], scratch: Path | None = None) -> str:
     """SQL that removes the objects of these entries, those that depend on others first; absent ones are no error."""
-    with tempfile.NamedTemporaryFile("w", prefix="spanvault-", suffix=".list") as chosen:
-        chosen.writelines(f"{entry.id}; {entry.kind}\n" for entry in entries)
-        chosen.flush()
-        script = _run(
-            "pg_restore", ["--clean", "--if-exists", "--no-owner", "--file=-", f"--use-list={chosen.name}", str(archive)]
-        )
+    with _list_of(entries, scratch) as chosen:
+        script = _run("pg_restore", ["--clean", "--if-exists", "--no-owner", "--file=-", f"--use-list={chosen}", str(archive)])
     before_first_entry = re.split(r"^--\n-- Name: ", script, maxsplit=1, flags=re.MULTILINE)[0]
     return _NEWER_SETTING.sub("", _NOT_SQL.sub("", before_first_entry))
+
+
+@contextmanager
+def _list_of(entries: Iterable[Entry], scratch: Path | None) -> Iterator[Path]:
+    """A file that names these entries for pg_restore."""
+    with scratch_file(scratch, ".list") as (file, path):
+        file.write("".join(f"{entry.id}; {entry.kind}\n" for entry in entries).encode())
+        file.flush()
+        yield path
 
 
 def _section(archive: Path, section: Section, owners: bool) -> Iterator[Entry]:
@@ -224,7 +237,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str] | None 
         raise Damaged(f"The schema archive cannot be read: {reason}.")
     if _DEADLOCK in told:
         raise Busy(f"{program} failed: {reason}.")
-    kind = Retryable if _LOST.search(told) else BadInput if "permission denied" in reason else Permanent
+    kind = Retryable if _LOST.search(told) or _FULL in reason else BadInput if "permission denied" in reason else Permanent
     raise kind(f"{program} failed: {reason}.")
 
 

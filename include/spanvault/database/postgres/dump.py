@@ -7,8 +7,9 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import APPLICATION_NAME
@@ -68,12 +69,17 @@ def dump_globals(endpoint: Endpoint, database: str, storage: Storage, key: str, 
 def _stored(command: Sequence[str], environment: dict[str, str], storage: Storage, key: str, path: str) -> ObjectReference:
     """Run a tool and stream its output into an object; nothing becomes visible unless the tool ends well."""
     digest, size = hashlib.sha256(), 0
-    with tempfile.TemporaryFile() as errors, storage.open_write(key) as writer:
+    with ThreadPoolExecutor(1, thread_name_prefix="errors") as beside, storage.open_write(key) as writer:
         process = subprocess.Popen(  # noqa: S603 -- our own tools with our own arguments
-            [str(tool(command[0])), *command[1:]], stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **environment}
+            [str(tool(command[0])), *command[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
         )
+        assert process.stdout is not None and process.stderr is not None  # noqa: S101 -- they are pipes
+        errors = beside.submit(_all_of, process.stderr)
         try:
-            while process.stdout is not None and (chunk := process.stdout.read(_CHUNK)):
+            while chunk := process.stdout.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
                 writer.write(chunk)
@@ -82,14 +88,17 @@ def _stored(command: Sequence[str], environment: dict[str, str], storage: Storag
             if process.poll() is None:
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            process.stdout.close()
         if status < 0:
             raise ended_by_signal(command[0], status)
         if status != 0:
-            errors.seek(0)
-            raise _failure(command[0], errors.read().decode(errors="replace"))
+            raise _failure(command[0], errors.result().decode(errors="replace"))
     return ObjectReference(path=path, sha256=digest.hexdigest(), bytes=size)
+
+
+def _all_of(stream: IO[bytes]) -> bytes:
+    with stream:
+        return stream.read()
 
 
 def ended_by_signal(name: str, status: int) -> Retryable:
