@@ -28,9 +28,9 @@ def database_text(database: TestDatabase, *options: str) -> str:
     return _UNORDERED.sub(lambda lines: "".join(sorted(lines[0].splitlines(keepends=True))), text)
 
 
-def rows_text(database: TestDatabase) -> list[str]:
+def rows_text(database: TestDatabase, *options: str) -> list[str]:
     """pg_dump of the rows, a statement each, sorted; values may have several lines."""
-    text = _RANDOM.sub("", _run("pg_dump", "--data-only", "--inserts", "--quote-all-identifiers", database.url))
+    text = _RANDOM.sub("", _run("pg_dump", "--data-only", "--inserts", "--quote-all-identifiers", *options, database.url))
     pieces = re.split(r"^(?=INSERT INTO |--$)", _VERSIONS.sub("", text), flags=re.MULTILINE)
     return sorted(piece.rstrip("\n") for piece in pieces)  # the last row of a table has empty lines behind it
 

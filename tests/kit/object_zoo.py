@@ -233,10 +233,40 @@ COMMENT ON TYPE zoo.colour IS 'an enum';
 GRANT USAGE ON TYPE zoo.colour TO zoo_group;
 REVOKE USAGE ON TYPE zoo.pair FROM PUBLIC;
 """
-ICU = """CREATE COLLATION zoo.no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+ICU = """
+CREATE COLLATION zoo.no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE COLLATION zoo.german (provider = icu, locale = 'de-u-co-phonebk');
 COMMENT ON COLLATION zoo.no_case IS 'A is a';
 CREATE TABLE zoo.collated (name text COLLATE zoo.no_case PRIMARY KEY, other text COLLATE "zoo".no_case);
-INSERT INTO zoo.collated VALUES ('Anna', 'a'), ('berta', 'B');"""
+INSERT INTO zoo.collated VALUES ('Anna', 'a'), ('berta', 'B'), ('Carl', 'c'), ('dora', 'd');
+CREATE TABLE zoo.to_collated (id int PRIMARY KEY, name text COLLATE zoo.no_case REFERENCES zoo.collated ON UPDATE CASCADE);
+INSERT INTO zoo.to_collated VALUES (1, 'ANNA'), (2, 'Berta');
+CREATE TABLE zoo.collated_whole (name text COLLATE zoo.no_case);
+ALTER TABLE zoo.collated_whole REPLICA IDENTITY FULL;
+INSERT INTO zoo.collated_whole VALUES ('Anna'), ('ANNA'), ('anna');
+CREATE TABLE zoo.phonebook (name text COLLATE zoo.german, n int, PRIMARY KEY (name, n)) PARTITION BY RANGE (name);
+CREATE TABLE zoo.phonebook_a PARTITION OF zoo.phonebook FOR VALUES FROM (MINVALUE) TO ('Af');
+CREATE TABLE zoo.phonebook_b PARTITION OF zoo.phonebook FOR VALUES FROM ('Af') TO (MAXVALUE);
+INSERT INTO zoo.phonebook VALUES ('Ärger', 1), ('Afrika', 2), ('Adam', 3), ('Ähre', 4);
+CREATE INDEX phonebook_lower ON zoo.phonebook (lower(name) COLLATE zoo.no_case);
+CREATE DOMAIN zoo.folded AS text COLLATE zoo.no_case CHECK (VALUE <> 'ADMIN');
+CREATE TABLE zoo.folded_users (id int PRIMARY KEY, who zoo.folded UNIQUE, CHECK (who > '' COLLATE zoo.german));
+INSERT INTO zoo.folded_users VALUES (1, 'Root');
+CREATE TYPE zoo.names AS RANGE (subtype = text, collation = zoo.german);
+CREATE VIEW zoo.sorted AS SELECT name FROM zoo.phonebook ORDER BY name COLLATE zoo.german;
+"""
+# Before an incremental backup: keys become others that are equal to them, and rows become equal.
+ICU_CHANGES = """
+UPDATE zoo.collated SET name = 'ANNA' WHERE name = 'anna';
+UPDATE zoo.collated SET other = 'x' WHERE name = 'BERTA';
+DELETE FROM zoo.collated WHERE name = 'carl';
+INSERT INTO zoo.collated VALUES ('CARL', 'new');
+DELETE FROM zoo.collated WHERE name = 'DORA';
+DELETE FROM zoo.collated_whole WHERE ctid = '(0,2)';
+UPDATE zoo.collated_whole SET name = 'AnnA' WHERE ctid = '(0,3)';
+UPDATE zoo.phonebook SET name = 'Ahorn' WHERE n = 1;
+ALTER COLLATION zoo.german RENAME TO of_phonebooks;
+"""
 
 VIEWS = """
 CREATE VIEW zoo.plain_view AS SELECT id, name AS called FROM zoo.animal WHERE id < 100;

@@ -186,6 +186,13 @@ UNREADABLE = {
 }  # fmt: skip
 # The wheel's server is built without libxml2: there an xml column can hold nothing but NULL.
 UNSUPPORTED = {"xml"}
+# What it holds elsewhere: documents, and pieces of content.
+XML = [
+    "<a/>", "", " ", "text & more".replace("&", "&amp;"), "<a>1</a><b/>text", "<?xml version=\"1.0\"?><a/>",
+    '<?xml version="1.0" encoding="ISO-8859-1" standalone="yes"?><ä>ü🐘</ä>', "<!DOCTYPE a [<!ENTITY e \"x\">]><a>&e;</a>",
+    "<a><![CDATA[<b> ]] & \\. \\N\t\"q\"]]></a>", "<!-- a -->\n<?pi x?>\r\n<a x='1' y=\"&quot;,{}\"/>\n",
+    '<x:a xmlns:x="urn:x"><x:b/></x:a>', f"<big>{'0123456789' * 2000}</big>",
+]  # fmt: skip
 
 # Types as primary keys, with two spellings of one value each where equal values may print differently.
 KEYS: dict[str, tuple[str, str] | None] = {

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# Those that Spanvault backs up beside the wheel's.
+VERSIONS = (14, 15, 16, 17)
 # Where Debian, Ubuntu and apt.postgresql.org put them, each version in a folder of its own.
 FOLDER_VARIABLE = "SPANVAULT_TEST_POSTGRES"
 DEBIAN_FOLDER = "/usr/lib/postgresql"

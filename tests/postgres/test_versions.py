@@ -43,11 +43,10 @@ from tests.kit.object_zoo import pieces
 from tests.kit.object_zoo_outside import CHANGES, CLUSTER, DATABASE
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, endpoint_of
 from tests.kit.standbys import wait_for
-from tests.kit.versions import programs, understood
+from tests.kit.versions import VERSIONS, programs, understood
 
 pytestmark = [pytest.mark.slow, pytest.mark.apt]
 
-VERSIONS = (14, 15, 16, 17)
 OWN = 18  # the wheel's
 
 SHOP = """
