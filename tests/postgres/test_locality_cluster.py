@@ -19,6 +19,7 @@ from spanvault.collection.receipts import read_receipts
 from spanvault.config.clusters import Cluster, Placement
 from spanvault.config.settings import Settings
 from spanvault.database.postgres.nodes import discover, with_primary
+from spanvault.embedded.postgres import PostgresServer
 from spanvault.engine.context import Context
 from spanvault.engine.local import run_backup
 from spanvault.engine.restore_local import run_restore
@@ -30,7 +31,7 @@ from spanvault.model.request import BackupOptions, BackupRequest, EncryptionOpti
 from spanvault.model.target import DatabaseTarget, TablePattern, TableTarget
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
-from tests.kit.standbys import Nodes, running_nodes
+from tests.kit.standbys import Nodes, running_nodes, wait_for
 
 pytestmark = pytest.mark.slow
 KEY = EncryptionOptions(passphrase=SecretStr("not to be found in any place"))
@@ -47,6 +48,17 @@ _SOURCE = """
     comment on table parts is 'sold parts; spanvault.locality=region=us and nowhere else';
     comment on table part_2 is 'spanvault.locality=zone=b';
     insert into parts select i, 'unmistakable ' || repeat(md5(i::text), 20) from generate_series(0, 2999) i
+"""
+_ABROAD = """
+    create schema abroad;
+    comment on schema abroad is E'Sold abroad.\\nspanvault.locality=region=us';
+    create table abroad.plain (id int primary key);
+    create table abroad.own (id int primary key);
+    comment on table abroad.own is 'spanvault.locality=zone=b';
+    create table local_parts (id int primary key) partition by range (id);
+    comment on table local_parts is 'spanvault.locality=zone=b';
+    create table abroad.part_3 partition of local_parts for values from (0) to (10);
+    insert into abroad.plain values (1); insert into abroad.own values (1); insert into local_parts values (1)
 """
 Rows = dict[str, list[str]]
 
@@ -196,15 +208,20 @@ def test_rows_that_go_elsewhere_than_they_belong_are_told(story: Story) -> None:
 
 
 def test_tables_are_read_where_they_belong(story: Story) -> None:
-    """`there` by clusters.yaml, `part_1` by the comment of the table that it is a partition of, `part_2` by its own."""
+    """`there` by clusters.yaml, `part_1` by the comment of the table that it is a partition of, `part_2` by its own, those of
+    the schema `abroad` by the schema's, unless one nearer says otherwise."""
     into = story.uri("region=eu", "region=us")
+    story.database.execute(_ABROAD)
+    story.nodes.caught_up()
     manifest = story.backup(into)
-    oids = {table: story.database.execute(f"select '{table}'::regclass::oid::int8")[0][0] for table in TABLES}
+    named = (*TABLES, "abroad.plain", "abroad.own", "abroad.part_3")
+    oids = {table: story.database.execute(f"select '{table}'::regclass::oid::int8")[0][0] for table in named}
     storage = story.context.unlocking(KEY).storage(into)
     receipts = read_receipts(storage, manifest.subdir, 0).values()
     readers = {table: {one.node for one in receipts if one.file.table_oid == oid} for table, oid in oids.items()}
     assert readers["there"] == readers["part_1"] == {"standby_us"}
-    assert readers["part_2"] == {"standby_b"}
+    assert readers["part_2"] == readers["abroad.own"] == readers["abroad.part_3"] == {"standby_b"}
+    assert readers["abroad.plain"] == {"standby_us"}
     placed = Counter((file.table_oid, file.locality) for file in story.files(into, manifest) if file.role == "base")
     assert {locality for oid, locality in placed if oid == oids["there"]} == {"region=us"}
     assert {locality for oid, locality in placed if oid == oids["part_2"]} == {"region=eu"}
@@ -259,15 +276,35 @@ def test_strict_with_a_place_for_each_node(story: Story) -> None:
     assert {file.locality for file in story.files(into, manifest)} == {"region=eu", "region=us"}
 
 
+def read_by_scans(story: Story) -> tuple[int, ...]:
+    """Scans on the primary and rows that they read, by sessions that have ended, as all others have by then. A scan of some
+    pages counts by its rows only."""
+    wait_for(story.nodes.primary, f"select count(*) = 0 from pg_stat_activity where datname = '{story.database.name}'")
+    scans = "select sum(seq_scan), sum(seq_tup_read), sum(idx_scan) from pg_stat_user_tables"
+    return tuple(story.database.execute(scans)[0])
+
+
+def reads_in_log(server: PostgresServer) -> Counter[str]:
+    """How often a statement in the server's log reads one of the tables, by table."""
+    entries = re.split(r"^(?=\d{4}-\d\d-\d\d )", server.log.read_text(errors="replace"), flags=re.MULTILINE)
+    reads = re.compile(rf'\b(?:FROM|COPY) (?:ONLY )?"?public"?\."?({"|".join(TABLES)})\b', re.IGNORECASE)
+    return Counter(
+        table for entry in entries if re.search(r" LOG:  (?:statement|execute )", entry) for table in reads.findall(entry)
+    )
+
+
 def test_an_execution_locality_without_the_primary_reads_no_table_there(story: Story) -> None:
     into = story.uri("region=eu", "region=us")
-    # A scan of some pages counts by its rows only.
-    scans = "select sum(seq_scan), sum(seq_tup_read), sum(idx_scan) from pg_stat_user_tables"
-    story.database.execute("select pg_stat_force_next_flush()")
-    before = story.database.execute(scans)
+    # The servers log each statement of new sessions; standbys have the setting by replication.
+    story.database.execute(f"alter database {story.database.name} set log_statement = 'all'")
+    story.nodes.caught_up()
+    before, read_before = read_by_scans(story), {server.name: reads_in_log(server) for server in story.nodes.servers}
     manifest = story.backup(into, execution_locality="region=us")
-    story.database.execute("select pg_stat_force_next_flush()")
-    assert story.database.execute(scans) == before
+    assert read_by_scans(story) == before
+    read = {server.name: reads_in_log(server) - read_before[server.name] for server in story.nodes.servers}
+    assert set(read["standby_us"]) == set(TABLES), "so would have been seen what the primary reads"
+    assert not read["primary"]
+    assert not read["standby_b"]
     storage = story.context.unlocking(KEY).storage(into)
     assert {one.node for one in read_receipts(storage, manifest.subdir, 0).values()} == {"standby_us"}
     assert story.restored(into) == story.rows()
