@@ -1,6 +1,6 @@
 """Full backup and restore against pg_dump and pg_restore, on the same database in one run.
 
-    python -m benchmarks.full_backup [--rows 4000000] [--rounds 3] [--folder DIR]
+    python -m benchmarks.full_backup [--shape lines|tables|documents] [--size 4000000] [--rounds 3] [--folder DIR]
 
 Every tool runs as a command of its own with two processes, its start included, on a scratch server (without fsync). The
 tools take turns, and the best of each tool's rounds counts. What matters are the ratios: seconds say more about the
@@ -21,11 +21,11 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.measure import Measurement, folder_bytes, run
+from benchmarks.shapes import DATABASE, SHAPES, load
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.embedded.postgres import PostgresServer
 
 SERVER_SETTINGS = {"wal_level": "logical", "shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
-DATABASE = "bench"
 DUMPS = {"pg_dump -Fd -j2 (gzip, its default)": "gzip", "pg_dump -Fd -j2 -Z1": "1"}
 OURS = "spanvault"
 ENCRYPTED = "spanvault, encrypted"
@@ -41,7 +41,8 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         with PostgresServer(folder / "server", settings=SERVER_SETTINGS) as server:
-            load(server, arguments.rows)
+            shape = SHAPES[arguments.shape]
+            load(server, shape, arguments.size or shape.size)
             bench = Bench(server, folder, arguments.rounds)
             bench.backups()
             bench.restores()
@@ -50,22 +51,11 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_backup", description="Full backup against pg_dump.")
-    parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the largest table, of about 150 bytes each")
+    parser.add_argument("--shape", choices=SHAPES, default="lines", help="what the database looks like")
+    parser.add_argument("--size", type=int, help=", ".join(f"{name}: {one.unit}" for name, one in SHAPES.items()))
     parser.add_argument("--rounds", type=int, default=3, help="how often each tool runs; the best counts")
     parser.add_argument("--folder", type=Path, help="where server and backups are kept meanwhile (default: the system's)")
     return parser.parse_args()
-
-
-def load(server: PostgresServer, rows: int) -> None:
-    """Make the database with its two tables."""
-    with psycopg.connect(server.url(), autocommit=True) as connection:
-        connection.execute(f"create database {DATABASE}")
-    with psycopg.connect(server.url(DATABASE), autocommit=True) as connection:
-        connection.execute((Path(__file__).with_name("data.sql")).read_text().replace("{rows}", str(rows)).encode())
-        connection.execute("vacuum analyze")
-        connection.execute("checkpoint")
-        row = connection.execute("select pg_database_size(current_database())").fetchone()
-    print(f"database: {rows:,} + {rows // 2:,} rows, {row[0] / 1e6:,.0f} MB on disk" if row else "database loaded", flush=True)
 
 
 class Bench:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.full_backup import DATABASE, SERVER_SETTINGS, aim, load, run_statement
+from benchmarks.full_backup import SERVER_SETTINGS, aim, run_statement
 from benchmarks.measure import Measurement
+from benchmarks.shapes import DATABASE, SHAPES, load
 from spanvault.embedded.postgres import PostgresServer
 
 SMALL_TABLES = 50
@@ -37,7 +38,7 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         with PostgresServer(folder / "server", settings=SERVER_SETTINGS) as server:
-            load(server, arguments.rows)
+            load(server, SHAPES["lines"], arguments.rows)
             bench = Chain(server, folder / "collection", arguments.rows)
             bench.make_small_tables()
             bench.compare(arguments.layers)

@@ -63,18 +63,21 @@ def _adopt_orphans() -> None:
 
 
 def _wait_for_orphans() -> None:
+    while _has_other_children():
+        time.sleep(_SAMPLE_SECONDS)
+        _reap()
+
+
+def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                time.sleep(_SAMPLE_SECONDS)
-                if not _has_other_children():
-                    return
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _has_other_children() -> bool:
-    """Whether anything but the server's guard is left that belongs to a measured command."""
-    return any("forkserver" in _command_line(pid) for pid in _children(os.getpid()))
+    """Whether anything but the server's guard is left that belongs to a measured command. (A process that ends has no command
+    line any more, and its time does not count before it is waited for.)"""
+    return any("forkserver" in line or not line for line in map(_command_line, _children(os.getpid())))
 
 
 def _children(pid: int) -> list[int]:
