@@ -1,12 +1,16 @@
-"""A TCP proxy before an HTTP server that loses answers and breaks connections, as networks do."""
+"""A TCP proxy before a server that breaks connections as networks do: between answers of HTTP, or after so many bytes."""
 
 from __future__ import annotations
 
+import ctypes
 import re
 import socket
+import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _SIZE = 1 << 16
 
@@ -31,15 +35,16 @@ class Rule:
 
 
 class TcpProxy:
-    """Forwards 127.0.0.1:`port` to 127.0.0.1:`target_port`, as a context manager."""
+    """Forwards 127.0.0.1:`port` to a port of 127.0.0.1, or to a Unix socket; a context manager."""
 
-    def __init__(self, target_port: int) -> None:
-        self._target_port = target_port
+    def __init__(self, target: int | Path) -> None:
+        self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._rules: list[Rule] = []
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        self._watch: tuple[int, Callable[[], object]] | None = None
         self.requests: list[str] = []
 
     @property
@@ -52,12 +57,37 @@ class TcpProxy:
         self._rules.append(rule)
         return rule
 
-    def break_connections(self) -> None:
-        """Close all connections that stand now."""
+    def after_bytes(self, count: int, call: Callable[[], object]) -> None:
+        """Call once, when from now on so many bytes have passed in both directions."""
+        with self._lock:
+            self._watch = (count, call)
+
+    def break_connections(self, *, reset: bool = False) -> None:
+        """Close all connections that stand now, in good order or by a reset, as whoever has forgotten them answers."""
         with self._lock:
             standing, self._sockets = self._sockets, set()
         for one in standing:
-            _close(one)
+            if reset:
+                _reset(one)
+            else:
+                _close(one)
+
+    def _passed(self, count: int) -> None:
+        with self._lock:
+            if self._watch is None:
+                return
+            left, call = self._watch
+            self._watch = (left - count, call) if left > count else None
+            if self._watch is not None:
+                return
+        call()
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self._target, int):
+            return socket.create_connection(("127.0.0.1", self._target))
+        found = socket.socket(socket.AF_UNIX)
+        found.connect(str(self._target))
+        return found
 
     def __enter__(self) -> TcpProxy:
         self._start(self._accept)
@@ -78,7 +108,7 @@ class TcpProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target_port))
+                server = self._connect()
                 with self._lock:
                     self._sockets |= {client, server}
                 state = _Connection(client, server)
@@ -95,6 +125,7 @@ class TcpProxy:
                     state.rule = next((rule for rule in self._rules if rule.applies(line)), None)
                     state.passed = 0
                 state.server.sendall(data)
+                self._passed(len(data))
         state.close()
 
     def _answers(self, state: _Connection) -> None:
@@ -109,6 +140,7 @@ class TcpProxy:
                         break
                 else:
                     state.client.sendall(data)
+                    self._passed(len(data))
         state.close()
 
 
@@ -122,6 +154,12 @@ class _Connection:
     def close(self) -> None:
         _close(self.client)
         _close(self.server)
+
+
+def _reset(one: socket.socket) -> None:
+    # What Linux does when a TCP socket is connected to nothing; Python has no call for it. Whoever reads it here wakes up.
+    ctypes.CDLL(None).connect(one.fileno(), struct.pack("H14x", socket.AF_UNSPEC), 16)
+    _close(one)
 
 
 def _close(one: socket.socket) -> None:

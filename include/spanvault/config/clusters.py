@@ -18,7 +18,9 @@ from spanvault.model.locality import Locality
 from spanvault.model.units import parse_bytes, parse_duration
 
 # The libpq parameters that a node's connection may carry beyond host, port, user, password and database.
-PASSED_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout", "keepalives_idle"})
+KEEPALIVE_PARAMETERS = frozenset({"keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"})
+_NUMBERS = KEEPALIVE_PARAMETERS | {"connect_timeout"}
+PASSED_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"}) | _NUMBERS
 
 _T = TypeVar("_T")
 
@@ -285,7 +287,9 @@ def endpoint_of(connection: ConnectionInfo, node: str, locality: Locality) -> En
             user=connection.login,
             password=connection.password,
             database=connection.schema_name or "postgres",
-            parameters={key: value for key, value in extra.items() if key in PASSED_PARAMETERS},
+            parameters=_checked_numbers(
+                {key: value for key, value in extra.items() if key in PASSED_PARAMETERS}, f"Connection {connection.conn_id!r}"
+            ),
             locality=locality,
         )
     except ValidationError as error:
@@ -296,4 +300,11 @@ def _known_parameters(parameters: dict[str, str], where: str) -> dict[str, str]:
     unknown = sorted(set(parameters) - PASSED_PARAMETERS)
     if unknown:
         raise BadInput(f"{where}: unknown connection parameters: {', '.join(unknown)}.")
+    return _checked_numbers(parameters, where)
+
+
+def _checked_numbers(parameters: dict[str, str], where: str) -> dict[str, str]:
+    wrong = sorted(name for name in _NUMBERS & parameters.keys() if not re.fullmatch(r"[0-9]{1,9}", parameters[name]))
+    if wrong:
+        raise BadInput(f"{where}: {', '.join(wrong)} must be a whole number, as libpq takes it.")
     return parameters

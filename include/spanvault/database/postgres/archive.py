@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from psycopg.conninfo import make_conninfo
-
 from spanvault.columnar.scratch import full_folder, scratch_file
 from spanvault.config.clusters import Endpoint
-from spanvault.database.postgres.connect import APPLICATION_NAME, options_text
+from spanvault.database.postgres.connect import APPLICATION_NAME, options_text, tool_connection
 from spanvault.database.postgres.dump import connection_environment, ended_by_signal, too_old
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.errors import BadInput, Busy, Damaged, Permanent, Retryable
@@ -109,7 +107,7 @@ def dump_now(endpoint: Endpoint, database: str, archive: Path, folder: Path) -> 
     Raises Permanent with pg_dump's reason: BadInput for missing privileges. Retryable on a lost connection and a full disk.
     """
     arguments = ["--format=custom", "--schema-only", "--quote-all-identifiers"]
-    arguments += ["--exclude-schema=spanvault", f"--file={archive}"]
+    arguments += ["--exclude-schema=spanvault", f"--file={archive}", f"--dbname={tool_connection(endpoint, database)}"]
     try:
         _run("pg_dump", arguments, connection_environment(endpoint, database))
     except Retryable as error:
@@ -147,7 +145,7 @@ def restore_entries(
             *([] if with_tablespaces else ["--no-tablespaces"]),
             "--no-password",
             *([] if with_grants else ["--no-owner", "--no-privileges"]),
-            f"--dbname={make_conninfo(dbname=database)}",
+            f"--dbname={tool_connection(endpoint, database)}",
             str(archive),
         ]
         environment = {**connection_environment(endpoint, database), "PGAPPNAME": f"{APPLICATION_NAME} {purpose}"[:63]}

@@ -6,15 +6,18 @@ every session that reads or writes values is opened here.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
 from spanvault.config.clusters import Endpoint
 from spanvault.errors import BadInput, Retryable
 
 APPLICATION_NAME = "spanvault"
+CONNECT_TIMEOUT = "15"
 
 PINNED_SETTINGS: dict[str, str] = {
     "DateStyle": "ISO, YMD",
@@ -31,6 +34,16 @@ PINNED_SETTINGS: dict[str, str] = {
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
     "default_transaction_read_only": "off",
+}
+
+# A host that vanished sends nothing more, not even that it is gone, and a session would wait hours for it. Two minutes of
+# silence end it: a connection at rest is probed after 30 seconds, then 9 times every 10; what was sent must be acknowledged
+# within 120,000 milliseconds. That also ends a session on a server that lives and takes no rows for so long.
+KEEPALIVE: Final[Mapping[str, str]] = {
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "9",
+    "tcp_user_timeout": "120000",
 }
 
 # A setting since version 17, which older servers would refuse among the connection's options.
@@ -58,13 +71,20 @@ def connection_parameters(endpoint: Endpoint, database: str | None = None, purpo
         "application_name": f"{APPLICATION_NAME} {purpose}".strip()[:63],
         "client_encoding": "UTF8",
         "options": options_text(PINNED_SETTINGS),
-        "connect_timeout": "15",
-        "keepalives_idle": "30",
+        "connect_timeout": CONNECT_TIMEOUT,
+        **KEEPALIVE,
         **endpoint.parameters,
     }
     if endpoint.password is not None:
         parameters["password"] = endpoint.password.get_secret_value()
     return parameters
+
+
+def tool_connection(endpoint: Endpoint, database: str) -> str:
+    """The connection string of PostgreSQL's own programs, for which the environment has no variables: how soon they notice
+    that the server's host vanished. No secret is in it, as others may list a process's arguments."""
+    chosen = {name: endpoint.parameters[name] for name in KEEPALIVE if name in endpoint.parameters}
+    return make_conninfo(dbname=database, **{**KEEPALIVE, **chosen})
 
 
 def connect(

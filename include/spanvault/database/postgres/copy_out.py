@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -18,7 +18,7 @@ import asyncpg
 from spanvault.columnar.text_reader import BLOCK_BYTES, ConversionNeeded, TextReader
 from spanvault.columnar.whole_rows import whole_rows
 from spanvault.columnar.write import DataFileWriter
-from spanvault.database.postgres.connect import NO_TRANSACTION_TIMEOUT
+from spanvault.database.postgres.connect import KEEPALIVE, NO_TRANSACTION_TIMEOUT
 from spanvault.database.postgres.handover import Handover
 from spanvault.database.postgres.sqlstate import translate
 from spanvault.model.schema import Table
@@ -30,6 +30,13 @@ _T = TypeVar("_T")
 _SMALL_PIECE: Final = 128 << 10
 _GATHERING_SECONDS: Final = 0.002
 _SOCKET_BUFFER: Final = 4 << 20
+# What libpq's parameters are called by the system, where it has them.
+_TCP_OPTIONS: Final = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
 # What asyncpg takes from a connection string only.
 _SSL_PARAMETERS: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl")
 
@@ -130,17 +137,21 @@ async def _connect(parameters: dict[str, Any]) -> asyncpg.Connection[asyncpg.Rec
         server_settings=settings,
         statement_cache_size=0,
     )
-    _tune(connection._transport.get_extra_info("socket"), int(parameters.get("keepalives_idle", 30)))
+    _tune(connection._transport.get_extra_info("socket"), {**KEEPALIVE, **parameters})
     return connection
 
 
-def _tune(connection: socket.socket, idle_seconds: int) -> None:
-    """What asyncpg has no parameters for: a large receive buffer, and probes without which a read from a host that
-    vanished waits for ever."""
+def _tune(connection: socket.socket, parameters: Mapping[str, Any]) -> None:
+    """What asyncpg has no parameters for: a large receive buffer, and what libpq does with those of KEEPALIVE, without which
+    a read from a host that vanished waits for ever."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE") and connection.family in {socket.AF_INET, socket.AF_INET6}:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_seconds)
+    if connection.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    for name, option in _TCP_OPTIONS.items():
+        value = int(parameters[name])
+        if value and hasattr(socket, option):  # 0 stands for the system's own
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 @dataclass(frozen=True)

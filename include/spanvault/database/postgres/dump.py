@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 from spanvault.config.clusters import Endpoint
-from spanvault.database.postgres.connect import APPLICATION_NAME
+from spanvault.database.postgres.connect import APPLICATION_NAME, CONNECT_TIMEOUT, tool_connection
 from spanvault.embedded.binaries import PG_BIN_VARIABLE, tool, tool_environment
 from spanvault.errors import BadInput, Retryable
 from spanvault.model.manifest import ObjectReference
@@ -34,6 +34,7 @@ def connection_environment(endpoint: Endpoint, database: str) -> dict[str, str]:
         "PGAPPNAME": f"{APPLICATION_NAME} dump",
         "PGOPTIONS": "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off",
         "PGCLIENTENCODING": "UTF8",
+        "PGCONNECT_TIMEOUT": endpoint.parameters.get("connect_timeout", CONNECT_TIMEOUT),
     }
     if endpoint.password is not None:
         environment["PGPASSWORD"] = endpoint.password.get_secret_value()
@@ -52,7 +53,7 @@ def dump_schema(endpoint: Endpoint, database: str, snapshot: str, storage: Stora
     arguments = [
         "--schema-only", "--format=custom", "--compress=6", f"--snapshot={snapshot}", "--no-password",
         "--lock-wait-timeout=10s", "--quote-all-identifiers",
-        "--exclude-schema=spanvault",
+        "--exclude-schema=spanvault", f"--dbname={tool_connection(endpoint, database)}",
     ]  # fmt: skip
     return _stored(["pg_dump", *arguments], connection_environment(endpoint, database), storage, key, path)
 
@@ -63,6 +64,7 @@ def dump_globals(endpoint: Endpoint, database: str, storage: Storage, key: str, 
     It holds the roles' password hashes, as the server stores them.
     """
     arguments = ["--globals-only", "--no-password", "--quote-all-identifiers", f"--database={database}"]
+    arguments += [f"--dbname={tool_connection(endpoint, database)}"]
     return _stored(["pg_dumpall", *arguments], connection_environment(endpoint, database), storage, key, path)
 
 
