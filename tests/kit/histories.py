@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -156,13 +156,16 @@ class History:
             point = self.chance.choice(POINTS)
             hooks[point] = partial(self.writers.reshape, self.chance)
             what += f", DDL at {point}"
-        self._note(what)
+        beside_writer = what.startswith(("incremental", "due")) and self.chance.random() < 0.3
+        self._note(f"{what}{', beside a writer that stays open' if beside_writer else ''}")
         with self._chunks():
             for _ in range(8):
                 self.backup.at, self.backup.visits = hooks, {}
                 hooks = {}
                 try:
-                    manifest = call()
+                    with self._open_writer() if beside_writer else nullcontext():
+                        beside_writer = False
+                        manifest = call()
                     self._note(f"  layer {manifest.number} of {manifest.subdir} up to {manifest.end}")
                     return
                 except Killed:
@@ -175,6 +178,17 @@ class History:
                         return
                     if not isinstance(error, Retryable):
                         call = self.backup.take
+
+    @contextmanager
+    def _open_writer(self) -> Iterator[None]:
+        """A transaction that does not end while a layer is made, and holds no lock that anybody waits for."""
+        patience, self.backup.wait = self.backup.wait, 0.3
+        try:
+            with self.database.connect(autocommit=False) as writer:
+                writer.execute("select pg_logical_emit_message(true, 'test', 'open')")
+                yield
+        finally:
+            self.backup.wait = patience
 
     @contextmanager
     def _chunks(self) -> Iterator[None]:
@@ -277,6 +291,7 @@ class History:
                 name == "keyless",
                 name not in known,
                 name.startswith("c"),  # tables that the writers made, and alter right after
+                "put off" in missing.why,  # beside a writer that stayed open
             )
             assert any(reasons), self._story(f"{label}: {missing} is left out, and nothing happened to it")
 

@@ -22,8 +22,8 @@ from spanvault.database.postgres.catalog import (
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.dump import dump_schema
 from spanvault.database.postgres.fingerprint import catalog_fingerprint
-from spanvault.database.postgres.server import Connection
-from spanvault.database.postgres.snapshot import SealSnapshot, snapshot_at_known_lsn
+from spanvault.database.postgres.server import Connection, open_transactions
+from spanvault.database.postgres.snapshot import SealSnapshot, WritersOpen, limit_lock_waits, snapshot_at_known_lsn
 from spanvault.errors import Retryable
 from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, PlannedDatabase, View
 from spanvault.model.schema import Database, Fingerprint, SequenceValue, Table
@@ -35,7 +35,8 @@ class SchemaMoved(Retryable):
 
 class CapturedDatabase:
     """A database under a snapshot. `tables` are those that the backup is of; `exact` holds the tables that were read
-    under the snapshot, by OID. `read_first` are the OIDs of those that an earlier try could not read any more."""
+    under the snapshot, by OID. `read_first` are the OIDs of those that an earlier try could not read any more. `unseen`
+    are the transactions that had not ended when the catalogs were looked at again."""
 
     def __init__(
         self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, read_first: Iterable[tuple[str, int]] = ()
@@ -48,6 +49,8 @@ class CapturedDatabase:
         self.exact_files: list[DataFile] = []
         self.fingerprints: dict[int, Fingerprint] = {}
         self.sequences: tuple[SequenceValue, ...] = ()
+        self.unseen: frozenset[int] = frozenset()
+        self._wait_seconds = run.wait_seconds
         query = query_of(snapshot.holder)
         target, connected = run.plan.request.target, run.cluster.primary.database
         known = {table.oid for table in planned.database.tables}
@@ -82,17 +85,27 @@ class CapturedDatabase:
 
     def read_sequences(self, endpoint: Endpoint) -> None:
         """Read the sequences as they are now; those dropped meanwhile keep what was read before."""
-        with connect(endpoint, self.name, purpose="seal") as connection:
+        with self._session(endpoint) as connection:
             present = read_sequences(query_of(connection))
         values = {(value.schema_name, value.name): value for value in (*self.sequences, *present)}
         self.sequences = tuple(values[key] for key in sorted(values))
 
     def check_catalogs(self, endpoint: Endpoint) -> None:
-        """Raise SchemaMoved if any DDL committed since the snapshot."""
-        with connect(endpoint, self.name, purpose="seal") as connection:
+        """Raise SchemaMoved if any DDL committed since the snapshot, as far as transactions other than `unseen` go."""
+        with self._session(endpoint) as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             present = catalog_fingerprint(query_of(connection))
+            self.unseen = open_transactions(connection)
         if present != self.catalogs:
             raise SchemaMoved(f"The schema of database {self.name!r} changed while it was read.")
+
+    @contextmanager
+    def _session(self, endpoint: Endpoint) -> Iterator[Connection]:
+        """A session that sees the present. Beside writers that stay open it must not wait for their locks."""
+        with connect(endpoint, self.name, purpose="seal") as connection:
+            if self.snapshot.inexact is not None:
+                limit_lock_waits(connection, self._wait_seconds)
+            yield connection
 
     def manifest_entry(self, tables: Iterable[ManifestTable]) -> ManifestDatabase:
         """The database's part of a manifest with these tables."""
@@ -123,12 +136,15 @@ def capture_schema(run: Run, entry: CapturedDatabase, known: ManifestDatabase | 
     stored then serves again as long as no catalog changed.
 
     Raises SchemaMoved when DDL got in between: pg_dump prints definitions from the live catalogs, so that a dump across
-    DDL silently mixes old and new.
+    DDL silently mixes old and new. Raises WritersOpen where the snapshot serves no dump and there is none to serve again.
     """
     endpoint = run.cluster.primary
     run.reached("seal.before_schema")
     if known is not None and known.catalogs == entry.catalogs:
         entry.schema_dump = known.schema_dump
+    elif entry.snapshot.inexact is not None:
+        what = "changed since the layer before" if known is not None else "is in no layer yet"
+        raise WritersOpen(entry.snapshot.inexact.why, f"the schema of {entry.name} {what}, and must be read at the cut")
     else:
         path = schema_dump_path(run.plan.number, entry.planned.database.oid)
         key = object_key(run.plan.subdir, path)

@@ -18,7 +18,9 @@ from spanvault.database.postgres.snapshot import SealSnapshot
 from spanvault.model.cut import Lsn
 from spanvault.model.manifest import ManifestDatabase, ManifestTable, PlannedDatabase, Protection
 from spanvault.model.schema import Table
+from spanvault.model.sentences import few
 
+_SHOWN = 20  # names in a phrase
 _LONGEST_DDL = timedelta(days=1)  # a transaction with DDL that was open for longer: its tables are read whole
 
 
@@ -50,6 +52,11 @@ class LayerCapture(CapturedDatabase):
         self._settled: dict[int, bool] = {}
         self.unchanged: set[int] = set()
         self.skipped: set[int] = set()
+
+    @property
+    def puts_off(self) -> bool:
+        """Whether what must be read at the cut is left to a later layer."""
+        return self.snapshot.inexact is not None
 
     def _continues(self, table: Table) -> bool:
         """Whether the parent's rows and the log give the table's, as far as the shapes say.
@@ -160,10 +167,31 @@ class LayerCapture(CapturedDatabase):
             elif (since := shapes.moved(oid)) is not None:
                 self._shape_since[oid] = since
 
+    def name_put_off(self, *, fingerprints: bool) -> None:
+        """Say what is missing if nothing could be read at the cut."""
+        if not self.puts_off:
+            return
+        done = self.continued.keys() | self.born.keys() | self.skipped
+        left = [table for table in self.readable_tables() if table.oid not in done]
+        kept = {oid for oid, entry in self.entries.items() if entry.basis is not None}
+        stale = [_name(table) for table in left if table.capture == "exact" and table.oid in kept]
+        unread = [_name(table) for table in left if table.capture != "exact" or table.oid not in kept]
+        why = "(put off, because transactions stayed open)"
+        self.omitted += (
+            *((f"what changed in {few(list(dict.fromkeys(stale)), _SHOWN)} since the last reading {why}",) if stale else ()),
+            *((f"the rows of {few(list(dict.fromkeys(unread)), _SHOWN)} {why}",) if unread else ()),
+            *((f"fingerprints {why}",) if fingerprints else ()),
+        )
+
     def layer_entry(self, part: LayerPart, *, last: bool) -> ManifestDatabase:
         """The database's part of the manifest of the layer that `part` is of. Later calls build on the tables of earlier
         ones."""
         tables = [self._table(table, part, last=last) for table in self.readable_tables()]
+        if self.puts_off:  # nobody knows yet from where on a later layer has the others
+            put_off = {"as_of": part.end, "since": Lsn(0)}
+            tables = [
+                one if one.basis is not None or one.oid in self.skipped else one.model_copy(update=put_off) for one in tables
+            ]
         self.entries = {entry.oid: entry for entry in tables}
         self._last_commit = part.window.last_commit or self._last_commit
         window = part.window.model_copy(update={"last_commit": self._last_commit})
@@ -231,6 +259,10 @@ class LayerCapture(CapturedDatabase):
             changes=totals.changes,
             fingerprint=None if totals.changes else proof,
         )
+
+
+def _name(table: Table) -> str:
+    return "large objects" if table.of_large_objects else table.qualified
 
 
 def _carried(before: Protection, now: Protection) -> set[int]:

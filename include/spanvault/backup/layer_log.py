@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from spanvault.backup.captured import SchemaMoved
 from spanvault.backup.change_files import ChangeFiles
 from spanvault.backup.changelog import collector_paused
 from spanvault.backup.clock_steps import CommitTimes
@@ -60,7 +61,7 @@ class LayerPart:
 @dataclass(frozen=True)
 class LogPlace:
     """Where change files and lists of commits go, and what the log must say first. `tier` is the locality whose URI gets the
-    change files."""
+    change files. `unseen` are transactions that the catalogs were looked at without: none of them may be in the log."""
 
     data: Storage
     storage: Storage
@@ -74,6 +75,7 @@ class LogPlace:
     progress: Progress = field(default_factory=Silent)
     chunk_bytes: int = 128 << 20
     tier: str | None = None
+    unseen: frozenset[int] = frozenset()
 
 
 class LayerLog:
@@ -140,6 +142,8 @@ class LayerLog:
 
     def begin(self, lsn: int, xid: int, time: int) -> None:
         """A transaction: perhaps the first of the next layer."""
+        if xid in self._place.unseen:
+            raise SchemaMoved(f"The transaction {xid} had committed, and its end was not visible yet.")
         self._settle()
         while lsn >= self.parts[self._at].end:
             self._end_part()

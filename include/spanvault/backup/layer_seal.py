@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+
+from psycopg import errors as pg_errors
 
 from spanvault.backup.captured import CapturedDatabase, capture_schema, snapshot_of
 from spanvault.backup.context import Run
@@ -20,7 +22,7 @@ from spanvault.collection.commit import committed_run
 from spanvault.collection.layout import globals_dump_path, object_key
 from spanvault.collection.plans import keep_plan
 from spanvault.database.postgres.dump import dump_globals
-from spanvault.database.postgres.snapshot import SealSnapshot
+from spanvault.database.postgres.snapshot import SealSnapshot, WritersOpen, catalogs_before_lsn
 from spanvault.database.postgres.window import peek
 from spanvault.errors import Busy
 from spanvault.model.cut import Cut, Lsn
@@ -44,14 +46,49 @@ def seal_layers(run: Run) -> tuple[SealedLayer, ...]:
     parent_of(run)
     run = rest_of(run)
     parent = parent_of(run)
+    try:
+        with _snapshots(run) as snapshots:
+            return _layers_to(run, parent, snapshots)
+    except WritersOpen as error:
+        if error.need:
+            raise
+        return _seal_beside_writers(run, parent, error)
+
+
+def _seal_beside_writers(run: Run, parent: Manifest, writers: WritersOpen) -> tuple[SealedLayer, ...]:
+    """The layers without anything that is read at their cut, because transactions do not end: what the log tells, and the
+    rest as it was read last. Their changes come with the layer that they commit in.
+
+    Raises WritersOpen for what cannot be put off.
+    """
+    names = [planned.database.name for planned in run.plan.databases]
+    try:
+        with catalogs_before_lsn(run.cluster.primary, names, run.wait_seconds, writers) as snapshots:
+            layers = _layers_to(run, parent, list(zip(run.plan.databases, snapshots, strict=True)))
+    except pg_errors.LockNotAvailable:
+        raise WritersOpen(writers.why, "they hold a lock on a table or sequence that must be looked at") from None
+    run.progress.note(
+        f"The cut was fixed at {layers[-1].end.lsn} beside open writers, whose changes come with a later layer:"
+        f" {writers.why}. What must be read at the cut is put off."
+    )
+    return layers
+
+
+@contextmanager
+def _snapshots(run: Run) -> Iterator[list[tuple[PlannedDatabase, SealSnapshot]]]:
     with ExitStack() as stack:
-        snapshots = [(planned, stack.enter_context(snapshot_of(run, planned))) for planned in run.plan.databases]
-        run.reached("seal.after_snapshot")
-        newest = max(snapshot.lsn for _, snapshot in snapshots)
-        time = max(snapshot.time for _, snapshot in snapshots)
-        cuts = tuple(Cut(lsn=end.lsn, time=end.due) for end in run.plan.ends) or (Cut(lsn=newest, time=time),)
-        check_source(run, (), newest)
-        return make_layers(run, parent, snapshots, Ends(cuts, due=bool(run.plan.ends)))
+        yield [(planned, stack.enter_context(snapshot_of(run, planned))) for planned in run.plan.databases]
+
+
+def _layers_to(run: Run, parent: Manifest, snapshots: Sequence[tuple[PlannedDatabase, SealSnapshot]]) -> tuple[SealedLayer, ...]:
+    """The layers to the plan's ends, or to the newest of the snapshots."""
+    run.reached("seal.after_snapshot")
+    newest = max(snapshot.lsn for _, snapshot in snapshots)
+    time = max(snapshot.time for _, snapshot in snapshots)
+    cuts = tuple(Cut(lsn=end.lsn, time=end.due) for end in run.plan.ends) or (Cut(lsn=newest, time=time),)
+    check_source(run, (), newest)
+    reads = all(snapshot.inexact is None for _, snapshot in snapshots)
+    return make_layers(run, parent, snapshots, Ends(cuts, due=bool(run.plan.ends), reads=reads))
 
 
 def parent_of(run: Run) -> Manifest:
@@ -93,6 +130,8 @@ def make_layers(
     entries: list[list[ManifestDatabase]] = [[] for _ in numbers]
     files: list[list[DataFile]] = [[] for _ in numbers]
     cuts = list(ends.cuts)
+    if not ends.due:  # a chain's ends never run backwards, also when the clock was set back: by them times are found
+        cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, parent.end.time))
     for planned, snapshot in snapshots:
         capture = LayerCapture(
             last, planned, snapshot, parent.database(planned.database.name), run.read_first if ends.reads else ()
@@ -139,10 +178,7 @@ def _database(
         log.track([], table, parent.end.lsn, told=capture.chains[oid].first)
     if capture.ddl_log is not None:
         log.follow_shapes(capture.ddl_log, capture.chains)
-    if reads:
-        settle_keyless(run, capture)
-    if reads:
-        read_exactly(run, capture, capture.introduced())
+    _read_before_log(run, capture, reads=reads)
     late_start = capture.snapshot.lsn
     for table in capture.exact.values():
         if table.logged and late_start < ends[-1]:
@@ -155,6 +191,7 @@ def _database(
     late = capture.not_explained(log, run.cluster.primary)
     if reads:
         read_late(run, capture, late)
+    capture.name_put_off(fingerprints=run.plan.request.options.fingerprint)
     left_out = {table.oid for table in late}
     for part in log.parts:
         part.leave_out(left_out)
@@ -167,6 +204,15 @@ def _database(
     if reads and run.plan.request.options.fingerprint and late_start == ends[-1]:
         compute_fingerprints(run, capture)
     return log.parts, files
+
+
+def _read_before_log(run: Run, capture: LayerCapture, *, reads: bool) -> None:
+    """Read what the log does not tell, as far as is known before it is read."""
+    if reads:
+        settle_keyless(run, capture)
+        read_exactly(run, capture, capture.introduced())
+    elif capture.puts_off:
+        skip_keyless(run, capture)
 
 
 def follow_exact(run: Run, capture: CapturedDatabase, number: int, end: Lsn, *, only: set[int] | None = None) -> LayerPart:
@@ -204,14 +250,9 @@ def follow_exact(run: Run, capture: CapturedDatabase, number: int, end: Lsn, *, 
 def settle_keyless(run: Run, capture: LayerCapture) -> None:
     """Decide what happens to the tables whose changes the log does not tell: those that did not change since they were
     read keep their rows; the others are read again, or skipped."""
-    keyless = [table for table in capture.readable_tables() if table.capture == "exact"]
-    if run.plan.request.options.without_identity == "skip":
-        skipped = [table for table in keyless if table.lacks_identity]
-        capture.skipped = {table.oid for table in skipped}
-        names = ", ".join(table.qualified for table in skipped)
-        capture.omitted += (f"the rows of tables without identity ({names})",) if skipped else ()
-    for table in keyless:
-        if table.oid in capture.skipped:
+    skip_keyless(run, capture)
+    for table in capture.readable_tables():
+        if table.capture != "exact" or table.oid in capture.skipped:
             continue
         proof = fingerprint_of(run, capture, table)
         capture.fingerprints[table.oid] = proof
@@ -220,6 +261,16 @@ def settle_keyless(run: Run, capture: LayerCapture) -> None:
         same_shape = shape is not None and shape.fingerprint() == table.fingerprint()
         if known is not None and same_shape and (known.rows, known.hash) == (proof.rows, proof.hash):
             capture.unchanged.add(table.oid)
+
+
+def skip_keyless(run: Run, capture: LayerCapture) -> None:
+    """Leave out the tables without identity, if that is asked for."""
+    if run.plan.request.options.without_identity != "skip":
+        return
+    skipped = [table for table in capture.readable_tables() if table.lacks_identity]
+    capture.skipped = {table.oid for table in skipped}
+    names = ", ".join(table.qualified for table in skipped)
+    capture.omitted += (f"the rows of tables without identity ({names})",) if skipped else ()
 
 
 def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
@@ -237,6 +288,7 @@ def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
         max_clock_skew=parse_duration(options.max_clock_skew) if options.revision_history or run.plan.ends else timedelta.max,
         progress=run.progress,
         tier=run.tier,
+        unseen=capture.unseen if capture.puts_off else frozenset(),
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+
+from psycopg import errors as pg_errors
 
 from spanvault.backup.assign import assign
 from spanvault.backup.captured import query_of
@@ -20,13 +23,15 @@ from spanvault.collection.lookup import is_complete
 from spanvault.collection.manifests import any_names
 from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
 from spanvault.config.clusters import Cluster
+from spanvault.database.postgres.blockers import blockers
 from spanvault.database.postgres.catalog import read_database, read_tables, read_views, types_version, user_databases
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.nodes import discover
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
 from spanvault.database.postgres.server import Connection, identity, mark_log, scalar
-from spanvault.errors import Damaged, KeyMismatch, NotFound, Refused
+from spanvault.database.postgres.snapshot import limit_lock_waits
+from spanvault.errors import Busy, Damaged, KeyMismatch, NotFound, Refused
 from spanvault.model.cut import Lsn, subdir_of
 from spanvault.model.manifest import CollectionDocument, Plan, PlannedDatabase, Protection, SourceIdentity
 from spanvault.model.places import Places
@@ -37,6 +42,7 @@ from spanvault.statement.render import render_redacted
 from spanvault.storage.base import Storage
 
 CLOCK_SKEW = timedelta(minutes=5)
+LOCK_WAIT_SECONDS = 60.0  # for locks on tables that are only looked at
 _LOOK_BACK = 50  # chains searched for an unfinished run of the same request
 
 
@@ -196,7 +202,7 @@ def require_possible(cluster: Cluster, request: BackupRequest, names: Sequence[s
 
 def _seen(cluster: Cluster, request: BackupRequest, name: str) -> PlannedDatabase:
     """The database and its tables as they are now, not protected."""
-    with connect(cluster.primary, name, purpose="plan") as connection:
+    with _looking(cluster, name) as connection:
         query = query_of(connection)
         database = read_database(query)
         named = select_tables(request.target, name, cluster.primary.database, read_tables(query))
@@ -207,13 +213,31 @@ def _seen(cluster: Cluster, request: BackupRequest, name: str) -> PlannedDatabas
         )
 
 
-def plan_database(cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float) -> PlannedDatabase:
+@contextmanager
+def _looking(cluster: Cluster, name: str) -> Iterator[Connection]:
+    """A session for the catalogs. A table's size cannot be told while another transaction has it locked against everybody;
+    raises Busy, naming who may have, when that lasts."""
     with connect(cluster.primary, name, purpose="plan") as connection:
+        limit_lock_waits(connection, LOCK_WAIT_SECONDS)
+        try:
+            yield connection
+        except pg_errors.LockNotAvailable:
+            raise Busy(
+                f"A table of database {name!r} stayed locked for {LOCK_WAIT_SECONDS:g} s, as by ALTER TABLE or TRUNCATE in an"
+                f" open transaction: {blockers(connection)}. End it, or start the backup again later."
+            ) from None
+
+
+def plan_database(
+    cluster: Cluster, request: BackupRequest, name: str, owner: Owner, wait_seconds: float, *, await_writers: bool = True
+) -> PlannedDatabase:
+    """The database, protected, and its tables. `await_writers` as of `hold`."""
+    with _looking(cluster, name) as connection:
         query = query_of(connection)
         database = read_database(query)
         named = select_tables(request.target, name, cluster.primary.database, read_tables(query))
         tables = with_exclusions(query, cluster, name, named)
-        protection = hold(connection, owner, name, database.oid, tables, wait_seconds)
+        protection = hold(connection, owner, name, database.oid, tables, wait_seconds, await_writers=await_writers)
         # Shapes are read again behind the wait: from here on every change is in the log.
         tables = with_exclusions(query, cluster, name, read_tables(query, [table.oid for table in tables]))
         return PlannedDatabase(

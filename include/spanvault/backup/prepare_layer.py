@@ -206,7 +206,10 @@ def _databases(
         collection=storage.display_uri,
         expires_at=clock() + protection_length(request),
     )
-    planned = [plan_database(cluster, request, name, owner, wait_seconds) for name in names]
+    # A layer reads the log, and tables only under the snapshot of its seal's slot, which waits for the same writers.
+    planned = [
+        plan_database(cluster, request, name, owner, wait_seconds, await_writers=parent.database(name) is None) for name in names
+    ]
     _check_identities(request, planned)
     require_readable_there(cluster, request, planned)
     check_names(request, cluster.primary.database, planned, cluster)

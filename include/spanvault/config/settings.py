@@ -63,7 +63,8 @@ class Settings(BaseSettings):
         default=60,
         gt=0,
         le=86400,
-        description="Seconds a backup waits for transactions that are open on the source before it gives up and names them.",
+        description="Seconds a backup waits for transactions that are open on the source; then a full names them and gives up,"
+        " and an incremental goes on beside them without what must be read at its cut.",
     )
     wal_limit: ByteSize = Field(
         default=ByteSize(10 << 30),

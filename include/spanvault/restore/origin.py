@@ -124,12 +124,12 @@ class AtCut:
             if position <= self._cut
         ]
         newest = max(readings, key=lambda reading: reading.as_of, default=None)
-        return newest or self._unread(key, table, max(entry.as_of, entry.since))
+        return newest or self._unread(key, table, entry, max(entry.as_of, entry.since))
 
     def _logged(self, key: TableKey, entry: ManifestTable, table: Table) -> Origin | Missing:
         number = self._resolved.manifest.number
         if entry.basis is None or (self._resolved.inner and entry.since > self._cut):
-            return self._unread(key, table, entry.since)
+            return self._unread(key, table, entry, entry.since)
         if entry.since > self._cut:
             return Origin(table, entry, entry.since, number)
         if not self._resolved.inner:
@@ -169,8 +169,11 @@ class AtCut:
         shapes = {_shape(known.tables[key][1]) for known in self._witnesses if key in known.tables}
         return not shapes <= {_shape(table)}
 
-    def _unread(self, key: TableKey, table: Table, position: Lsn) -> Missing:
-        return Missing(key[0], table.schema_name, table.name, f"restorable from {self._at(position)}")
+    def _unread(self, key: TableKey, table: Table, entry: ManifestTable, position: Lsn) -> Missing:
+        why = f"restorable from {self._at(position)}"
+        if entry.basis is None and not entry.since:
+            why = f"its reading was put off at {self._resolved.manifest.end}; a later backup may have it"
+        return Missing(key[0], table.schema_name, table.name, why)
 
     def _changed(self, key: TableKey, table: Table) -> Missing:
         end = self._resolved.manifest.end

@@ -173,6 +173,14 @@ def test_a_table_without_a_basis_is_refused_or_left_out() -> None:
     assert plan(end, schema_only=True).notes == ()
 
 
+@pytest.mark.parametrize("capture", ["log", "exact"])
+@pytest.mark.parametrize("inner", [None, 150])
+def test_a_table_whose_reading_was_put_off_names_no_position_to_restore_it_from(inner: int | None, capture: str) -> None:
+    put_off = Held(shape(4, capture=capture), 0, 200, basis=None)
+    cut = resolved(layer(0, 0, 100, LOGGED), layer(1, 100, 200, LOGGED, put_off), inner=inner)
+    assert why(cut)[4].startswith("its reading was put off at 0/000000C8")
+
+
 @pytest.mark.parametrize(
     ("name", "held", "reason"),
     [

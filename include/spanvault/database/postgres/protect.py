@@ -36,9 +36,17 @@ __all__ = [
 
 
 def hold(
-    connection: Connection, owner: Owner, database: str, database_oid: int, tables: Sequence[Table], wait_seconds: float
+    connection: Connection,
+    owner: Owner,
+    database: str,
+    database_oid: int,
+    tables: Sequence[Table],
+    wait_seconds: float,
+    *,
+    await_writers: bool = True,
 ) -> Protection:
-    """Make or take over the protection of the connected database and return it with a safe start position.
+    """Make or take over the protection of the connected database and return it with a safe start position; or, without
+    `await_writers`, for whoever reads nothing but the log and what a later slot's snapshot shows.
 
     Idempotent. Every table of `tables` whose changes the log tells is in the publication afterwards. Others that were are
     left alone (an older chain may need them), but for those that lost their identity and those whose rows are excluded from
@@ -65,7 +73,8 @@ def hold(
     mark(connection, publication, owner)
     ensure_slot(connection, slot, wait_seconds)
     start = insert_lsn(connection)
-    wait_for_writers(connection, wait_seconds)
+    if await_writers:
+        wait_for_writers(connection, wait_seconds)
     return publications.read(connection, database, slot, publication, start)
 
 

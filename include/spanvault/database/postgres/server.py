@@ -59,6 +59,14 @@ def mark_log(connection: Connection) -> Lsn:
         return Lsn.parse(scalar(connection, "SELECT pg_catalog.pg_logical_emit_message(true, 'spanvault', 'ready')::text"))
 
 
+def open_transactions(connection: Connection) -> frozenset[int]:
+    """The transactions that the session's snapshot takes for open, by their ids as the log has them, in 32 bits."""
+    rows = connection.execute(
+        "SELECT (xip::text::int8 % 4294967296) FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) AS xip"
+    )
+    return frozenset(int(row[0]) for row in rows)
+
+
 def server_time(connection: Connection) -> datetime:
     """The server's clock, UTC."""
     return utc(scalar(connection, "SELECT pg_catalog.clock_timestamp()"))
