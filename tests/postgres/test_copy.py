@@ -21,7 +21,7 @@ from spanvault.columnar.read import read_batches, verified_file
 from spanvault.columnar.types import file_schema
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres import copy_out
-from spanvault.database.postgres.connect import PINNED_SETTINGS, connect, connection_parameters
+from spanvault.database.postgres.connect import connect, connection_parameters
 from spanvault.database.postgres.copy_in import copy_batches
 from spanvault.database.postgres.copy_out import CopySession, export_query
 from spanvault.errors import BadInput, Busy, NotFound, Permanent, Retryable, SpanvaultError
@@ -33,22 +33,6 @@ from tests.kit.servers import TestDatabase
 
 def session(at: TestDatabase, **changes: object) -> CopySession:
     return CopySession(connection_parameters(at.endpoint.model_copy(update=changes), purpose="test"))
-
-
-def test_the_session_is_pinned(database: TestDatabase) -> None:
-    database.execute("do $$ begin execute format('alter database %I set datestyle = german', current_database()); end $$")
-    with session(database) as copying:
-        shown = {
-            name: copying.fetch_row(f"select current_setting('{name}')")
-            for name in PINNED_SETTINGS
-            if name != "statement_timeout"
-        }
-        application = copying.fetch_row("select application_name from pg_stat_activity where pid = pg_backend_pid()")
-    assert shown["DateStyle"] == ("ISO, YMD",)
-    assert shown["bytea_output"] == ("hex",)
-    assert shown["row_security"] == ("off",)
-    assert shown["search_path"] == ("",)
-    assert application == ("spanvault test",)
 
 
 def test_one_transaction_around_copies_and_queries(database: TestDatabase) -> None:
