@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from spanvault.engine.maintenance import protection_list, protection_release
 from spanvault.engine.restore_local import run_restore
 from spanvault.engine.restore_steps import plan_restore
 from spanvault.errors import BadInput, Retryable
-from spanvault.model.request import RestoreOptions, RestoreRequest
+from spanvault.model.request import BackupOptions, RestoreOptions, RestoreRequest
 from spanvault.model.target import DatabaseTarget
+from tests.kit.fault_database import faulty_database
+from tests.kit.faults import Faults
 from tests.kit.harness import Backup
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database
 
@@ -86,6 +88,53 @@ def test_killed_while_the_backup_is_planned(shop: TestDatabase, tmp_path: Path) 
             backup.take()
         writer.close()
     assert backup.take().totals.rows == 500
+
+
+def clean_restart(server: PostgresServer) -> None:
+    """As `pg_ctl restart -m fast` does it."""
+    server.restart()
+
+
+def crash(server: PostgresServer) -> None:
+    """kill -9 of all processes, and a start that recovers."""
+    server.kill()
+    server.start()
+
+
+def receipts(backup: Backup) -> dict[Path, int]:
+    """The finished spans, and when each was."""
+    return {path: path.stat().st_mtime_ns for path in backup.folder.rglob("progress/*.json")}
+
+
+@pytest.mark.parametrize("stopped", [clean_restart, crash])
+def test_a_restart_in_the_middle_of_an_export(
+    shop: TestDatabase, tmp_path: Path, stopped: Callable[[PostgresServer], None]
+) -> None:
+    """What has a receipt is not read again, and what is written between the tries comes from the log."""
+    shop.execute("insert into item select i, repeat(md5(i::text), 4) from generate_series(501, 30000) i")
+    options = BackupOptions(span_bytes=1 << 20, workers=1)
+    backup, again = (Backup(shop, tmp_path / "c", options=options) for _ in range(2))
+    faults = Faults()
+    with faulty_database(faults):
+        faults.add_fault("database.copy.chunk", key="export:*", nth=9, action=lambda: stopped(shop.server))
+        with pytest.raises(Retryable, match=r"failed: .*\.$"):
+            backup.take()
+    finished = receipts(backup)
+    assert 0 < len(finished) == backup.visits["export.after_receipt"]
+    shop.execute("update item set name = 'changed' where id % 7 = 0; delete from item where id % 1000 = 3")
+    shop.execute("insert into item values (-1, 'new')")
+    again.take()
+    assert again.visits["export.before_span"] == len(receipts(again)) - len(finished) > 0
+    assert finished.items() <= receipts(again).items()
+    with fresh_database(shop.server, "copy") as copy:
+        request = RestoreRequest(
+            target=DatabaseTarget(names=(shop.name,)), collection=again.uri, options=RestoreOptions(new_db_name=copy.name)
+        )
+        run_restore(Context(), copy.cluster, request, processes=False)
+        rows = "select * from item order by id"
+        assert copy.execute(rows) == shop.execute(rows)
+    shop.execute("update item set name = 'later' where id = 1")
+    assert again.rows(again.increment(), "item") == again.source_rows("item")
 
 
 def test_killed_while_the_backup_is_sealed(shop: TestDatabase, tmp_path: Path) -> None:
