@@ -22,11 +22,15 @@ from spanvault.database.postgres.catalog import (
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.dump import dump_schema
 from spanvault.database.postgres.fingerprint import catalog_fingerprint
+from spanvault.database.postgres.publication import as_published, publishable
 from spanvault.database.postgres.server import Connection, open_transactions
 from spanvault.database.postgres.snapshot import SealSnapshot, WritersOpen, limit_lock_waits, snapshot_at_known_lsn
 from spanvault.errors import Retryable
 from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, ObjectReference, PlannedDatabase, View
 from spanvault.model.schema import Database, Fingerprint, SequenceValue, Table
+from spanvault.model.sentences import few
+
+_SHOWN = 20  # names in a sentence
 
 
 class SchemaMoved(Retryable):
@@ -36,7 +40,8 @@ class SchemaMoved(Retryable):
 class CapturedDatabase:
     """A database under a snapshot. `tables` are those that the backup is of; `exact` holds the tables that were read
     under the snapshot, by OID. `read_first` are the OIDs of those that an earlier try could not read any more. `unseen`
-    are the transactions that had not ended when the catalogs were looked at again."""
+    are the transactions that had not ended when the catalogs were looked at again, `unpublished` the tables that the log
+    would tell if the role could publish them."""
 
     def __init__(
         self, run: Run, planned: PlannedDatabase, snapshot: SealSnapshot, read_first: Iterable[tuple[str, int]] = ()
@@ -58,7 +63,9 @@ class CapturedDatabase:
         named = {table.oid for table in select_tables(target, self.name, connected, tables)}
         self.types_version = types_version(query)
         own = (table for table in tables if table.oid in named | known)
-        self.tables = with_exclusions(query, run.cluster, self.name, own)
+        found = with_exclusions(query, run.cluster, self.name, own)
+        self.tables = as_published(found, planned.protection, publishable(snapshot.holder, found))
+        self.unpublished = [one.qualified for one, table in zip(self.tables, found, strict=True) if one != table]
         self.views: tuple[View, ...] = read_views(query)
         self.omitted: tuple[str, ...] = (*omissions(query, whole=takes_whole(target)), *phrases(self.tables))
         self.catalogs = catalog_fingerprint(query)
@@ -150,6 +157,11 @@ def capture_schema(run: Run, entry: CapturedDatabase, known: ManifestDatabase | 
         key = object_key(run.plan.subdir, path)
         entry.schema_dump = dump_schema(endpoint, entry.name, entry.snapshot.name, run.storage, key, path)
     run.reached("seal.after_schema")
+    if entry.unpublished:
+        run.progress.note(
+            f"Tables of {entry.name} that the backup's role may not publish count as without identity:"
+            f" {few(entry.unpublished, _SHOWN)}. `spanvault cluster preflight` prints the statements that change this."
+        )
     entry.read_sequences(endpoint)
     entry.check_catalogs(endpoint)
 

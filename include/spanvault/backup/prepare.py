@@ -29,6 +29,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.nodes import discover
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, hold
+from spanvault.database.postgres.publication import as_published
 from spanvault.database.postgres.server import Connection, identity, mark_log, scalar
 from spanvault.database.postgres.snapshot import limit_lock_waits
 from spanvault.errors import Busy, Damaged, KeyMismatch, NotFound, Refused
@@ -240,6 +241,7 @@ def plan_database(
         protection = hold(connection, owner, name, database.oid, tables, wait_seconds, await_writers=await_writers)
         # Shapes are read again behind the wait: from here on every change is in the log.
         tables = with_exclusions(query, cluster, name, read_tables(query, [table.oid for table in tables]))
+        tables = as_published(tables, protection)
         return PlannedDatabase(
             database=database.model_copy(update={"tables": tables}),
             protection=protection,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Literal
 
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.catalog import read_tables, user_databases
 from spanvault.database.postgres.connect import connect
+from spanvault.database.postgres.publication import adding_script, publishable
 from spanvault.database.postgres.quoting import literal, qualified, quote
 from spanvault.database.postgres.server import Connection, scalar, server_version, version_number
 from spanvault.embedded.binaries import PG_BIN_VARIABLE, tool_version
 from spanvault.errors import BadInput, NotFound
 from spanvault.model.base import Value
+from spanvault.model.schema import Table
 from spanvault.model.sentences import few
 
 Status = Literal["ok", "warning", "failed"]
@@ -257,23 +259,60 @@ def database_checks(connection: Connection, name: str) -> list[Check]:
 
 def _may_publish(connection: Connection, name: str) -> Check:
     label = f"{name}: publication"
-    may_create = scalar(connection, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+    role = quote(str(scalar(connection, "SELECT current_user")))
+    ours = _publications(connection)
+    owned = all(mine for _, mine, _ in ours)
+    fixes = [f"ALTER PUBLICATION {quote(publication)} OWNER TO {role};" for publication, mine, _ in ours if not mine]
+    if not ours and not scalar(connection, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')"):
+        fixes.append(
+            f"GRANT CREATE ON DATABASE {quote(name)} TO {role}; or let an administrator run what the first backup prints."
+        )
+        owned = False
+    tables = [table for table in read_tables(lambda text: connection.execute(text.encode()).fetchall()) if table.logged]
+    own = publishable(connection, tables)
+    published = set.intersection(*(found for _, _, found in ours)) if ours else set()
+    others = [table for table in tables if table.oid not in own | published]
+    if not others:
+        detail = "every table is published, or the role may do so" if owned else "the role may not make or alter the publication"
+        return Check(name=label, status="ok" if owned else "failed", detail=detail, fix=" ".join(fixes))
+    fixes += [*_memberships(connection, others, role), "Or, by an administrator:"]
+    scripts = [(publication, [table for table in others if table.oid not in found]) for publication, _, found in ours]
+    fixes += [adding_script(publication, missing) for publication, missing in scripts if missing]
+    if not ours:
+        fixes.append("the ALTER PUBLICATION that preflight prints after the first backup.")
+    names, size = few([qualified(table.schema_name, table.name) for table in others], 5), sum(table.bytes for table in others)
+    return Check(
+        name=label,
+        status="warning" if owned else "failed",
+        detail=f"the role may not publish {len(others)} tables ({size // _MIB} MiB), so they are read whole at the cut: {names}",
+        fix=" ".join(fixes),
+    )
+
+
+def _publications(connection: Connection) -> list[tuple[str, bool, set[int]]]:
+    """Our publications in the connected database: the name, whether the role may alter it, the OIDs of its tables."""
+    rows = connection.execute(
+        "SELECT p.pubname::text, pg_catalog.pg_has_role(p.pubowner, 'usage'),"
+        " ARRAY(SELECT r.prrelid::int8 FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid)"
+        " FROM pg_catalog.pg_publication p WHERE p.pubname ~ '^spanvault_[0-9a-f]{1,12}$' ORDER BY 1"
+    ).fetchall()
+    return [(publication, mine, set(oids)) for publication, mine, oids in rows]
+
+
+def _memberships(connection: Connection, tables: Sequence[Table], role: str) -> list[str]:
+    """What lets the role publish these tables itself."""
     owners = connection.execute(
         "SELECT DISTINCT pg_catalog.quote_ident(r.rolname), r.rolsuper FROM pg_catalog.pg_class c"
-        " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner"
-        " WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'spanvault')"
-        " AND NOT pg_catalog.pg_has_role(c.relowner, 'usage') ORDER BY 1"
+        " JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = ANY (%s::oid[]) ORDER BY 1",
+        ([table.oid for table in tables],),
     ).fetchall()
-    if may_create and not owners:
-        return Check(name=label, status="ok", detail="the role may publish every table")
-    role = quote(str(scalar(connection, "SELECT current_user")))
-    fixes = [] if may_create else [f"GRANT CREATE ON DATABASE {quote(name)} TO {role};"]
-    for owner, superuser in owners:
-        if superuser:  # membership would make the backup's role a superuser in effect
-            fixes.append(f"Give the tables of the superuser {owner} another owner, or back up as a superuser.")
-        else:
-            fixes.append(f"GRANT {owner} TO {role};")
-    return Check(name=label, status="failed", detail="the role may not publish every table", fix=" ".join(fixes))
+    return [
+        # Membership would make the backup's role a superuser in effect.
+        f"Give the tables of the superuser {owner} another owner, or back up as a superuser."
+        if superuser
+        else f"GRANT {owner} TO {role};"
+        for owner, superuser in owners
+    ]
 
 
 def _without_identity(connection: Connection, name: str) -> Check:

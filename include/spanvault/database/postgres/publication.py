@@ -90,17 +90,47 @@ def drop(connection: Connection, publication: str) -> None:
 
 
 def create(connection: Connection, publication: str, tables: Sequence[Table]) -> None:
-    """Create the publication with these tables; if another run is faster, they join it. Raises Busy, BadInput."""
-    options = sql.SQL("WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)")
-    listed = sql.SQL("FOR TABLE {}").format(_listed(tables)) if tables else sql.SQL("")
+    """Create the publication with those of the tables that the role may publish; if another run is faster, they join it.
+    Raises Busy, and BadInput with the script for an administrator."""
+    own = publishable(connection, tables)
     try:
-        _under_lock(connection, sql.SQL("CREATE PUBLICATION {} {} {}").format(sql.Identifier(publication), listed, options))
+        _under_lock(connection, _creation(publication, [table for table in tables if table.oid in own]))
     except pg_errors.DuplicateObject:
         publish(connection, publication, tables)
+    except BadInput as error:
+        role = sql.SQL("ALTER PUBLICATION {} OWNER TO {}").format(
+            sql.Identifier(publication), sql.Identifier(connection.info.user)
+        )
+        script = "; ".join(text.as_string(connection) for text in (_creation(publication, tables), role))
+        raise BadInput(f"{error} Or let an administrator run in {connection.info.dbname}: {script};") from None
+
+
+def publishable(connection: Connection, tables: Sequence[Table]) -> set[int]:
+    """The OIDs of those tables that the role may publish: its own, and those of roles that it is a member of."""
+    rows = connection.execute(
+        "SELECT oid::int8 FROM pg_catalog.pg_class WHERE oid = ANY (%s::oid[]) AND pg_catalog.pg_has_role(relowner, 'usage')",
+        ([table.oid for table in tables],),
+    )
+    return {int(row[0]) for row in rows}
+
+
+def as_published(tables: Sequence[Table], protection: Protection, others: Collection[int] = ()) -> tuple[Table, ...]:
+    """The tables; those that are neither in the publication nor among the OIDs `others`, so that the log does not tell their
+    changes, as tables without identity."""
+    published = {row.table_oid for row in protection.rows} | set(others)
+    return tuple(
+        table if not table.logged or table.oid in published else table.model_copy(update={"capture": "exact"}) for table in tables
+    )
+
+
+def adding_script(publication: str, tables: Sequence[Table]) -> str:
+    """What an administrator runs to let these tables join the publication."""
+    return _addition(publication, tables).as_string(None) + ";"
 
 
 def publish(connection: Connection, publication: str, tables: Sequence[Table], excluded: Collection[int] = ()) -> None:
-    """Let these tables join the publication; those that are in it already, whole, stay as they are.
+    """Let those of these tables join the publication that the role may publish; those that are in it already, whole, whoever
+    let them in, stay as they are.
 
     Tables that lost their identity leave it at once, whoever published them: they make the application's UPDATEs fail. So do
     those of the OIDs `excluded`, whose changes nobody wants.
@@ -119,9 +149,9 @@ def publish(connection: Connection, publication: str, tables: Sequence[Table], e
     leave(connection, publication, leaving)
     stay = {table.oid for table in present} - {table.oid for table in leaving}
     joining = [table for table in tables if table.oid not in stay]
-    if joining:
-        statement = sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), _listed(joining))
-        _under_lock(connection, statement)
+    own = publishable(connection, joining)
+    if own:
+        _under_lock(connection, _addition(publication, [table for table in joining if table.oid in own]))
 
 
 def publish_ddl_log(connection: Connection, publication: str) -> None:
@@ -141,6 +171,16 @@ def leave(connection: Connection, publication: str, tables: Sequence[Table]) -> 
             )
         except (pg_errors.UndefinedObject, pg_errors.UndefinedTable):
             continue
+
+
+def _creation(publication: str, tables: Sequence[Table]) -> sql.Composed:
+    listed = sql.SQL("FOR TABLE {} ").format(_listed(tables)) if tables else sql.SQL("")
+    options = sql.SQL("WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)")
+    return sql.SQL("CREATE PUBLICATION {} {}{}").format(sql.Identifier(publication), listed, options)
+
+
+def _addition(publication: str, tables: Sequence[Table]) -> sql.Composed:
+    return sql.SQL("ALTER PUBLICATION {} ADD TABLE {}").format(sql.Identifier(publication), _listed(tables))
 
 
 def _listed(tables: Sequence[Table]) -> sql.Composed:
@@ -165,9 +205,8 @@ def _under_lock(connection: Connection, statement: sql.Composed, tries: int = 6)
             time.sleep(1)
         except pg_errors.InsufficientPrivilege as error:
             raise BadInput(
-                f"The backup's role may not publish the tables: {error.diag.message_primary}. "
-                "Make it a member of every table's owner, or run as a superuser; "
-                "`spanvault cluster preflight` prints the exact GRANTs."
+                f"The backup's role may not make or alter the publication: {error.diag.message_primary}. Let it own the"
+                " publication, or grant it CREATE on the database; `spanvault cluster preflight` prints the statements."
             ) from None
 
 
