@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spanvault.backup.span_session import open_node
+from spanvault.backup.span_session import SpanSession, open_node
 from spanvault.backup.throttle import TURN_LOCK, overload
 from spanvault.collection.files import read_files
 from spanvault.collection.receipts import read_receipts
@@ -261,9 +261,11 @@ def test_a_standby_is_used_once_it_has_replayed_enough(
     assert all(one.seen_lsn >= ready for one in read_receipts(backup.storage, plan.subdir, 0).values())
 
 
+@pytest.mark.parametrize("rule", [True, False], ids=["rule", "without"])
 def test_a_standby_must_show_what_was_open_when_its_table_was_published(
-    nodes: Nodes, source: TestDatabase, tmp_path: Path
+    nodes: Nodes, source: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, rule: bool
 ) -> None:
+    """`without`: what has been replayed is asked within the span's transaction, where it is ahead of the snapshot."""
     backup = NodeBackup(source, tmp_path, options=small(), cluster=primary_first(nodes, source), readers=("primary",))
     backup.take()  # leaves a slot: only a new one waits for writers itself
     source.execute(
@@ -281,14 +283,25 @@ def test_a_standby_must_show_what_was_open_when_its_table_was_published(
             control.execute("select pg_wal_replay_pause()")
         plan = planned.result()
     backup.wait = 0.3
+
+    def replay() -> None:
+        control.execute("select pg_wal_replay_resume()")
+        nodes.caught_up()
+        present = Lsn.parse(control.execute("select pg_last_wal_replay_lsn()::text")[0][0])
+        assert present >= (plan.databases[0].ready or Lsn(0)), "or a look from within would have refused, too"
+
+    if not rule:
+        monkeypatch.setattr(SpanSession, "_wait_until_replayed", lambda _: None)
+        backup.at, backup.visits = {"read.after_snapshot": replay}, {}
     try:
         replayed = Lsn.parse(control.execute("select pg_last_wal_replay_lsn()::text")[0][0])
         assert replayed >= plan.databases[0].protection.start, "or the test shows nothing"
         backup.export(plan)
     finally:
         control.execute("select pg_wal_replay_resume()")
-    assert backup.receipts.keys() == {"primary"}
-    assert backup.rows(backup.finish(plan), "late") == [f"({i},new)" for i in sorted(range(1, 100), key=str)]
+    assert backup.receipts.keys() == {"primary" if rule else "standby_us"}
+    held = "new" if rule else "old"
+    assert backup.rows(backup.finish(plan), "late") == [f"({i},{held})" for i in sorted(range(1, 100), key=str)]
 
 
 @pytest.mark.parametrize("moment", ["while it is read", "before it is read"])
