@@ -20,7 +20,7 @@ from spanvault.errors import Damaged
 from spanvault.merge.index import ChangeIndex
 from spanvault.merge.scratch_database import temporary_database
 from spanvault.merge.segments import windows
-from spanvault.merge.table import CHANGES, table_at, units_of
+from spanvault.merge.table import CHANGES, Unit, table_at, units_of
 from spanvault.model.schema import Table
 from tests.unit.merge.history_kit import SUBDIR, Change, History, Row, column, expected, table
 
@@ -105,6 +105,29 @@ def test_units_are_the_same_in_any_order_of_the_file_list(tmp_path: Path) -> Non
     assert units == units_of(layer.history())
     assert [unit.id == CHANGES for unit in units] == [False, False, True]
     assert len({unit.id for unit in units}) == 3
+
+
+def test_units_say_which_file_they_are_and_how_much_they_hold(tmp_path: Path) -> None:
+    layer = Layer(tmp_path)
+    layer.base([row(1), row(2)])
+    layer.base([row(3)])
+    one, two = layer.files
+    wholes = [Unit(Path(file.path).stem, file, file.bytes, file.rows) for file in (one, two)]
+    assert list(units_of(layer.history())) == wholes
+    layer.log([("D", 1, row(1)), ("D", 2, row(2)), ("D", 3, row(3))])
+    layer.log([("I", 4, row(1))])
+    changes = layer.files[2:]
+    assert list(units_of(layer.history())) == [*wholes, Unit(CHANGES, None, sum(file.bytes for file in changes), 4)]
+
+
+def test_a_counted_table_with_changes_is_one_unit_of_all_files(tmp_path: Path) -> None:
+    history = History(tmp_path, table(column(1, "v"), capture="count"))
+    history.base([("a",), ("b",)], role="exact")
+    (file,) = history.files
+    assert units_of(history.history()) == (Unit(Path(file.path).stem, file, file.bytes, 2),)
+    history.layer()
+    history.changes([Change("I", 1, ("c",)), Change("D", 2, ("a",)), Change("I", 3, ("a",))])
+    assert units_of(history.history()) == (Unit(CHANGES, None, file.bytes + history.files[0].bytes, 5),)
 
 
 def test_changes_without_a_key_are_refused(tmp_path: Path) -> None:
