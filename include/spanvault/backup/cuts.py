@@ -35,7 +35,7 @@ def find_ends(
     found: list[Lsn | None] = [None] * len(times)
     for protection in protections:
         fence, clock = _fence(cluster, protection.database, times[-1], max_skew)
-        search = _Search(times, CommitTimes(start.time, max_skew, latest=clock))
+        search = _Search(times, CommitTimes(start.time, max_skew, clock, start_lsn=start.lsn))
         with peek(cluster.primary, protection, start.lsn, fence, messages=True) as messages:
             read_transactions(messages, start.lsn, search)
         search.settle()

@@ -60,8 +60,9 @@ class LayerPart:
 
 @dataclass(frozen=True)
 class LogPlace:
-    """Where change files and lists of commits go, and what the log must say first. `tier` is the locality whose URI gets the
-    change files. `unseen` are transactions that the catalogs were looked at without: none of them may be in the log."""
+    """Where change files and lists of commits go, and what the log must say first. `latest` is the server's clock behind the
+    window, `tolerant` says that no time inside matters (see CommitTimes). `tier` is the locality whose URI gets the change
+    files. `unseen` are transactions that the catalogs were looked at without: none of them may be in the log."""
 
     data: Storage
     storage: Storage
@@ -72,6 +73,8 @@ class LogPlace:
     start_time: datetime
     revisions: bool
     max_clock_skew: timedelta
+    latest: datetime | None = None
+    tolerant: bool = False
     progress: Progress = field(default_factory=Silent)
     chunk_bytes: int = 128 << 20
     tier: str | None = None
@@ -97,7 +100,7 @@ class LayerLog:
         self._ddl_log: int | None = None
         self.shapes = ShapeLog({}, lambda oid, shape: None)
         self._files = self._change_files()
-        self._times = CommitTimes(place.start_time, place.max_clock_skew)
+        self._times = CommitTimes(place.start_time, place.max_clock_skew, place.latest, start_lsn=start, tolerant=place.tolerant)
         self._commits: CommitsWriter | None = None
         self._commits_stack = ExitStack()
         self._pending: tuple[int, int, int] | None = None

@@ -22,6 +22,7 @@ from spanvault.collection.commit import committed_run
 from spanvault.collection.layout import globals_dump_path, object_key
 from spanvault.collection.plans import keep_plan
 from spanvault.database.postgres.dump import dump_globals
+from spanvault.database.postgres.server import server_time
 from spanvault.database.postgres.snapshot import SealSnapshot, WritersOpen, catalogs_before_lsn
 from spanvault.database.postgres.window import peek
 from spanvault.errors import Busy
@@ -132,6 +133,8 @@ def make_layers(
     cuts = list(ends.cuts)
     if not ends.due:  # a chain's ends never run backwards, also when the clock was set back: by them times are found
         cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, parent.end.time))
+    if not ends.due:  # a chain's ends never run backwards, also when the clock was set back: by them times are found
+        cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, parent.end.time))
     for planned, snapshot in snapshots:
         capture = LayerCapture(
             last, planned, snapshot, parent.database(planned.database.name), run.read_first if ends.reads else ()
@@ -232,6 +235,7 @@ def follow_exact(run: Run, capture: CapturedDatabase, number: int, end: Lsn, *, 
             start_time=capture.snapshot.time,
             revisions=False,
             max_clock_skew=timedelta.max,
+            tolerant=True,
             tier=run.tier,
         ),
         number,
@@ -284,8 +288,10 @@ def _place(run: Run, capture: LayerCapture, parent: Manifest) -> LogPlace:
         last_commit=capture.parent.window.last_commit if capture.parent else None,
         start_time=parent.end.time,
         revisions=options.revision_history,
+        max_clock_skew=parse_duration(options.max_clock_skew),
+        latest=server_time(capture.snapshot.holder),
         # Where no time is asked for, and none can be later, a clock that was set does no harm.
-        max_clock_skew=parse_duration(options.max_clock_skew) if options.revision_history or run.plan.ends else timedelta.max,
+        tolerant=not (options.revision_history or run.plan.ends),
         progress=run.progress,
         tier=run.tier,
         unseen=capture.unseen if capture.puts_off else frozenset(),

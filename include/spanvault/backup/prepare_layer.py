@@ -21,7 +21,7 @@ from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.continuity import SlotAhead
 from spanvault.database.postgres.preflight import require
 from spanvault.database.postgres.protect import Owner, check
-from spanvault.database.postgres.server import identity
+from spanvault.database.postgres.server import identity, server_time
 from spanvault.errors import AlreadyCovered, BadInput, BrokenChain, NotFound, Permanent, Refused
 from spanvault.model.cut import format_time, time_of_subdir
 from spanvault.model.manifest import Manifest, Plan, PlannedDatabase
@@ -54,6 +54,8 @@ def make_layer_plan(
         parent, digest = head(storage, request.append or "LATEST")
         require_whole(storage, parent)
         require_same_places(parent, request)
+        if times:
+            require_past_end(cluster, parent, request)
         wanted = _uncovered(storage, parent, request, times)
         try:
             databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
@@ -154,6 +156,19 @@ def require_whole(storage: Storage, newest: Manifest) -> None:
         raise BrokenChain(
             f"The layer {marked[0]} of {newest.subdir} was found damaged, so the chain ends at {newest.end} and the next backup"
             " is a full one."
+        )
+
+
+def require_past_end(cluster: Cluster, newest: Manifest, request: BackupRequest) -> None:
+    """Raise Refused if the chain ends at a time that the source's clock has not reached: until then every run would find its
+    time covered, although nothing is."""
+    with connect(cluster.primary, purpose="plan") as connection:
+        clock = server_time(connection)
+    if newest.end.time - clock > parse_duration(request.options.max_clock_skew):
+        raise Refused(
+            f"The chain {newest.subdir} ends at {newest.end}, which the source's clock ({format_time(clock)}) has not reached: it"
+            " was wrong then, or is wrong now. Until that time nothing can be added up to a time; take a new full backup (BACKUP"
+            " INTO without LATEST) once the clock is right."
         )
 
 

@@ -8,6 +8,7 @@ meets a change of schema at the wrong moment starts over with a new cut and keep
 from __future__ import annotations
 
 from contextlib import ExitStack
+from datetime import timedelta
 
 from spanvault.backup.captured import SchemaMoved
 from spanvault.backup.changelog import ChangeLog
@@ -27,6 +28,7 @@ from spanvault.database.postgres.window import UndecodableLog, peek
 from spanvault.errors import Retryable
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import DataFile, ManifestDatabase, ManifestTable, Part, SealedLayer, SealRecord
+from spanvault.model.units import parse_duration
 
 
 def seal(run: Run) -> str:
@@ -108,6 +110,7 @@ def _seal_full(run: Run) -> tuple[SealedLayer, ...]:
 def _heal(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     """Decode the database's window, read anew what the log cannot heal, and fill in what it left out."""
     start, own_end = entry.planned.protection.start, entry.snapshot.lsn
+    entry.changes.window.latest = entry.latest_time(_max_skew(run))
     with peek(run.cluster.primary, entry.planned.protection, start, own_end) as messages:
         entry.changes.read(messages, start, own_end)
     run.reached("seal.after_window")
@@ -126,6 +129,7 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     small.track(changes.table for changes in entry.healed())
     # What follows lies behind every orphan, each of which has a place of its own.
     orphans = max((len(changes.open_holes) for changes in entry.healed()), default=0)
+    small.window.latest = entry.latest_time(_max_skew(run))
     small.window.changes = entry.changes.window.changes + 1 + orphans
     with peek(run.cluster.primary, entry.planned.protection, entry.snapshot.lsn, end) as messages:
         chunks = small.read_small(messages, entry.snapshot.lsn, end)
@@ -133,6 +137,10 @@ def _follow(run: Run, entry: DatabaseSeal, end: Lsn) -> None:
     entry.followed_window = small.window
     entry.read_sequences(run.cluster.primary)
     entry.check_catalogs(run.cluster.primary)
+
+
+def _max_skew(run: Run) -> timedelta:
+    return parse_duration(run.plan.request.options.max_clock_skew)
 
 
 def _manifest_database(entry: DatabaseSeal, end: Lsn) -> ManifestDatabase:

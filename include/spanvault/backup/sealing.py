@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spanvault.backup.captured import CapturedDatabase, capture_schema, snapshot_of
 from spanvault.backup.changelog import ChangeLog, files_of
@@ -16,8 +16,9 @@ from spanvault.backup.layer_log import LayerPart
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.pgoutput import Window as DecodedWindow
-from spanvault.database.postgres.pgoutput import commit_time
+from spanvault.database.postgres.pgoutput import commit_time, microseconds_of
 from spanvault.database.postgres.protect import changed_tables
+from spanvault.database.postgres.server import server_time
 from spanvault.database.postgres.snapshot import SealSnapshot
 from spanvault.errors import StateUnknown
 from spanvault.model.cut import Lsn
@@ -111,14 +112,24 @@ class DatabaseSeal(CapturedDatabase):
         return Window(
             transactions=own.transactions,
             changes=own.changes,
-            newest_time=commit_time(own.newest_time) if own.newest_time else None,
+            newest_time=self._newest_time(),
             last_commit=Commit(lsn=Lsn(last[0]), xid=last[1], time=commit_time(last[2])) if last else None,
         )
 
     def newest_commit(self) -> datetime:
-        """The time stamp of the window's newest commit; the snapshot's time if there was none."""
-        newest = self.changes.window.newest_time
-        return commit_time(newest) if newest else self.snapshot.time
+        """The time stamp of the newest commit before the cut, as far as the clock of now can have written it; the snapshot's
+        time if there was none."""
+        return self._newest_time() or self.snapshot.time
+
+    def _newest_time(self) -> datetime | None:
+        windows = (self.changes.window, self.followed_window)
+        newest = max(window.newest_time for window in windows if window is not None)
+        return commit_time(newest) if newest else None
+
+    def latest_time(self, max_skew: timedelta) -> int:
+        """The latest stamp that is believed of a commit of up to now, as a Begin message has it: a clock that was ahead by
+        more than `max_skew` must not say when the backup is of."""
+        return microseconds_of(server_time(self.snapshot.holder)) + max_skew // timedelta(microseconds=1)
 
 
 @contextmanager

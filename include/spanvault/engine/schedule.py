@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from spanvault.backup.prepare import own_plan
-from spanvault.backup.prepare_layer import covered_by, require_whole
+from spanvault.backup.prepare_layer import covered_by, require_past_end, require_whole
 from spanvault.collection.chain import head, load_manifest
 from spanvault.collection.lookup import complete_subdirs
 from spanvault.collection.manifests import any_names
@@ -65,6 +65,7 @@ def plan_scheduled(
         if not timely and interval_end is not None:
             raise Refused(f"{_never_covered(interval_end)} There is no full backup that reaches back to it.")
         if chain is not None and interval_end is not None and interval_end <= chain.end.time:
+            require_past_end(cluster, chain, request)
             raise AlreadyCovered(covered_by(storage, chain, interval_end))
         return new_plan(context, cluster, full, run_key=run_key)
     layer = request.model_copy(update={"append": chain.subdir, "as_of": interval_end})

@@ -37,6 +37,22 @@ def test_a_commit_later_than_the_servers_clock_is_refused() -> None:
         times.local(0x100, later(10))
 
 
+def test_a_commit_far_before_the_start_is_refused() -> None:
+    times = CommitTimes(START, SKEW, start_lsn=0x80)
+    with pytest.raises(Refused, match=r"what is at 0/00000080 has the time .* and a later one at 0/00000100"):
+        times.local(0x100, later(-6))
+    assert times.local(0x200, later(-5)) == later(-5)
+
+
+def test_where_no_time_matters_nothing_is_refused_and_nothing_lies_in_the_future() -> None:
+    times = CommitTimes(START, SKEW, latest=later(1), start_lsn=0x80, tolerant=True)
+    assert times.local(0x100, later(2)) == later(2)
+    assert times.local(0x200, later(7)) == later(2)
+    assert times.local(0x300, later(6)) == later(6)
+    assert times.local(0x400, later(-60)) == later(-60)
+    assert times.foreign() == later(6)
+
+
 def test_no_limit_is_no_limit() -> None:
     times = CommitTimes(START, timedelta.max)
     assert times.local(1, later(1000)) == later(1000)

@@ -167,3 +167,14 @@ def test_commit_times_count_microseconds_from_the_year_2000() -> None:
     log, window = decoded([begin(5, time=1000), insert("1"), commit(5), begin(6, time=-5), commit(6)])
     assert window.newest_time == 1000
     assert len(log.seen) == 1
+
+
+def test_the_newest_time_is_of_this_servers_own_commits_inside_the_window_and_of_none_in_the_future() -> None:
+    messages = [begin(4, time=4000), commit(4), begin(5, time=1000), commit(5), begin(6, time=3000), b"O....", commit(6)]
+    messages += [begin(7, time=900), commit(7), begin(8, time=2001), commit(8), begin(9, time=4000), commit(9)]
+    window = Window(latest=2000)
+    decode(messages, {}, 5, 9, window)
+    assert (window.newest_time, window.transactions, window.last_commit) == (1000, 4, (8, 7, 2001))
+    window = Window()
+    decode(messages, {}, 5, 9, window)
+    assert window.newest_time == 2001

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -86,9 +87,11 @@ class TransactionSink(Protocol):
 
 class Window:
     """What was seen of a decoded window: transactions inside, and the newest commit time in it (microseconds since
-    2000, 0 if none)."""
+    2000, 0 if none). That is of transactions of this server alone, and none after `latest`: replicated ones have the time
+    of the server that they were made on, and what lies in the future a wrong clock has written."""
 
-    def __init__(self) -> None:
+    def __init__(self, latest: int = sys.maxsize) -> None:
+        self.latest = latest
         self.transactions = 0
         self.changes = 0
         self.newest_time = 0
@@ -109,7 +112,7 @@ def decode(  # noqa: PLR0912  # one flat dispatch: calls per message would halve
     server's own skip test compares, so windows that share a border neither miss nor repeat one. Changes of tables
     without a sink are skipped. Raises Damaged for a message of unknown kind.
     """
-    inside = False
+    inside = local = False
     lsn = xid = time = 0
     sequence = window.changes * 2
     for message in messages:
@@ -131,10 +134,9 @@ def decode(  # noqa: PLR0912  # one flat dispatch: calls per message would halve
                 sink.delete(message, 6, Change(lsn, xid, time, sequence))
         elif kind == _BEGIN:
             lsn, time, xid = _begin(message, 1)
-            inside = start <= lsn < end
+            inside = local = start <= lsn < end
             if inside:
                 window.transactions += 1
-                window.newest_time = max(window.newest_time, time)
                 window.last_commit = (lsn, xid, time)
                 if transactions is not None:
                     transactions.begin(lsn, xid, time)
@@ -142,6 +144,8 @@ def decode(  # noqa: PLR0912  # one flat dispatch: calls per message would halve
                 transactions.repeated(lsn, xid, time)
         elif kind == _COMMIT:
             window.changes = sequence // 2
+            if local and window.newest_time < time <= window.latest:
+                window.newest_time = time
         elif kind == _RELATION:
             sink = sinks.get(_u32(message, 1)[0])
             if sink is not None:
@@ -153,6 +157,7 @@ def decode(  # noqa: PLR0912  # one flat dispatch: calls per message would halve
                     if table in sinks:
                         sinks[table].truncate(Change(lsn, xid, time, sequence))
         elif kind == _ORIGIN:
+            local = False
             if inside and transactions is not None:
                 transactions.origin()
         elif kind not in _SKIPPED:
