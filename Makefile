@@ -69,7 +69,7 @@ coverage: setup ## Branch coverage of the engine by its own tests, against its l
 
 # Single mutants to try again, by name (with *); without it those that were not tried since the code changed.
 MUTANTS ?=
-mutants: setup ## Which single changes to merge and chain logic no quick test notices (hours; goes on where it was stopped)
+mutants: setup ## Which single changes to merge and chain logic no quick test notices (1 to 2 hours; goes on where it was stopped)
 	@mkdir -p .cache/mutants && rm -rf .cache/mutants/mutants/tests && cd .cache/mutants && \
 		ln -sfn ../../include src && ln -sfn ../../tests tests && ln -sfn ../../pyproject.toml pyproject.toml
 	@cd .cache/mutants && set -f && PATH="$(CURDIR)/$(BIN):$$PATH" MYPYPATH=src nice mutmut run --max-children $(JOBS) $(MUTANTS)
