@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -72,8 +73,9 @@ class Held:
 class History:
     """A database that is written to while backups of it are taken, killed and merged; then the backups are compared.
 
-    `log` tells what happened, for the message of a failure. `pause` is how long each writer rests between transactions (s, on
-    average): the slower the machine, the more is written beside a backup, which takes the longer for it.
+    `log` tells what happened, for the message of a failure; `happened` counts its events. `pause` is how long each writer
+    rests between transactions (s, on average): the slower the machine, the more is written beside a backup, which takes the
+    longer for it.
     """
 
     database: TestDatabase
@@ -83,6 +85,7 @@ class History:
     crash: Callable[[], None] | None = None
     pause: float = 0.015
     log: list[str] = field(default_factory=list)
+    happened: Counter[str] = field(default_factory=Counter)
     compared: int = 0
     left_out: int = 0
     ends: dict[tuple[str, int], datetime] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class History:
             self._step("incremental", self.backup.increment)
         assert not self.writers.failures, self.writers.failures
         assert self.writers.done > 20, "the writers hardly wrote, so the test shows nothing"
+        self.happened.update({"change": self.writers.done, "DDL": len(self.writers.reshaped)})
         self.recovery.finish_log()
 
     def _note(self, text: str) -> None:
@@ -122,6 +126,7 @@ class History:
             self._compact()
         elif kind == "crash" and self.crash is not None:
             self._note("crash of the server")
+            self.happened["crash"] += 1
             self.crash()
         elif kind == "beside":
             point = self.chance.choice(POINTS)
@@ -169,6 +174,7 @@ class History:
                     self._note(f"  layer {manifest.number} of {manifest.subdir} up to {manifest.end}")
                     return
                 except Killed:
+                    self.happened["kill"] += 1
                     if len(self.log) > 1 and self.chance.random() < 0.3:
                         self._note("  not tried again")
                         return
@@ -209,6 +215,7 @@ class History:
         number = self.chance.randint(first + 1, last)
         self._note(f"compact {first} to {number} of {layers[0].subdir}")
         compact_backups(self.backup.context, self.backup.uri, layers[0].subdir, first=first, number=number)
+        self.happened["compaction"] += 1
 
     def _originals(self, subdir: str) -> list[Manifest]:
         return [
