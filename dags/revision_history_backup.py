@@ -18,8 +18,8 @@ by which layer.
 | red task | what it means | what to do |
 |---|---|---|
 | plan | missing privilege, a chain that cannot go on, a time that is forgotten | its last line says what to do; clear it |
-| export | a table that is new to the chain could not be read or written | clear it: finished spans are kept |
-| seal | the change log could not be read or written | clear it |
+| export | only in a run that takes a full: a span could not be read or written | clear it: finished spans are kept |
+| seal | the change log, or a table that is new to the chain, could not be read or written | clear it |
 | write_manifest | storage is away, or other runs were faster each time | clear it |
 | validate | the layer is there but not whole: **do not rely on it** | look at the storage; the next run does not build on it |
 | advance_protection | the source keeps more log than it needs | clear it soon: the log fills the source's disk |

@@ -271,8 +271,8 @@ def read_sequences(query: Query) -> tuple[SequenceValue, ...]:
 
 
 def types_version(query: Query) -> str:
-    """A digest of all enum labels, composite attributes and domains: while it stays the same, the text of stored
-    values of such types does, too."""
+    """A digest of all enum labels and composite attributes: while it stays the same, the text of stored values of such types
+    does, too. Domains add nothing: the type that one is made of never changes, and its constraints change no text."""
     row = query(
         """SELECT pg_catalog.md5(coalesce(pg_catalog.string_agg(piece, ',' ORDER BY piece), '')) FROM (
              SELECT 'e' || e.oid || ':' || e.enumlabel FROM pg_catalog.pg_enum e
