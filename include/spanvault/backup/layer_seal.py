@@ -133,8 +133,6 @@ def make_layers(
     cuts = list(ends.cuts)
     if not ends.due:  # a chain's ends never run backwards, also when the clock was set back: by them times are found
         cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, parent.end.time))
-    if not ends.due:  # a chain's ends never run backwards, also when the clock was set back: by them times are found
-        cuts[-1] = Cut(lsn=cuts[-1].lsn, time=max(cuts[-1].time, parent.end.time))
     for planned, snapshot in snapshots:
         capture = LayerCapture(
             last, planned, snapshot, parent.database(planned.database.name), run.read_first if ends.reads else ()
