@@ -131,12 +131,14 @@ class AirflowSite:
     @contextmanager
     def dag_tests(self) -> Iterator[Callable[..., list[dict[str, Any]]]]:
         """A process for `dag.test()`: a call with `DagRun`s makes these runs in turn and gives of each
-        `{"state", "run_id", "tasks": [{"task", "map_index", "state", "label"}]}`.
+        `{"state", "run_id", "tasks": [{"task", "map_index", "state", "label"}]}`. What they print and log goes to
+        `dag_tests.log`.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         log = self.home / "dag_tests.log"
         with (
             log.open("ab") as errors,
+            log.open("a", buffering=1) as log_of_output,
             subprocess.Popen(
                 [sys.executable, "-m", "tests.kit.run_dags"],
                 env=self.environment(),
@@ -158,6 +160,7 @@ class AirflowSite:
                         found: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
                         return found
                     said.append(line)
+                    log_of_output.write(line)
                 words = "".join(said)[-3000:] + log.read_text(errors="replace")[-3000:]
                 raise AssertionError(f"the process ended with {process.wait()}:\n{words}")
 
