@@ -54,9 +54,10 @@ test-all: setup azurite ## All tests; names what it skips because the machine la
 test-celery: setup ## Two Celery workers in two localities, with Valkey, a primary and standbys (a part of test-all)
 	$(BIN)/python -m pytest tests/airflow/test_celery.py $(PYTEST_ARGS)
 
-soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), and millions of changes
+soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=100, SOAK_SEED=1), millions of changes, every fault
 	PYTHONPATH=. $(BIN)/python -m tests.soak
 	$(BIN)/python -m pytest tests/soak $(PYTEST_ARGS)
+	SPANVAULT_FAULTS=all $(BIN)/python -m pytest -n $(JOBS) tests/kill $(PYTEST_ARGS)
 
 # What decides what is stored, decrypted and restored: nothing of it may be untested.
 WHOLLY_COVERED := include/spanvault/collection/*,include/spanvault/crypto/*,include/spanvault/restore/plan.py,include/spanvault/restore/selective.py,include/spanvault/restore/origin.py,include/spanvault/restore/resume.py

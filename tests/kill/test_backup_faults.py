@@ -17,16 +17,21 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from spanvault.config.clusters import Cluster
 from spanvault.config.settings import Settings
 from spanvault.engine.context import Context
 from spanvault.model.encryption import Argon2Parameters
+from spanvault.model.locality import Locality
 from spanvault.model.request import EncryptionOptions
 from tests.kit.fault_database import DatabaseFaults, faulty_database
-from tests.kit.fault_matrix import ALL, PARTS, at, chosen, harmed, places
+from tests.kit.fault_matrix import ALL, PARTS, PATIENCE, at, chosen, harmed, places
 from tests.kit.harness import Backup
 from tests.kit.interrupted import Interrupted
+from tests.kit.prepared import TIER
 from tests.kit.servers import TestDatabase
 
+Make = Callable[[str], "Disturbed"]
+pytestmark = PATIENCE
 KEY = EncryptionOptions(passphrase=SecretStr("the passphrase of these tests"))
 PLAIN = EncryptionOptions()
 NOWHERE = Path()
@@ -35,13 +40,30 @@ TABLES = ("t", "keyless", "wide")
 
 @dataclass
 class SecretBackup(Backup):
-    """A Backup that may have a key, and keeps its temporary files in a folder of its own."""
+    """A Backup that may have a key, and may be spread over two places."""
 
     key: EncryptionOptions = PLAIN
+    elsewhere: Path | None = None
+
+    @property
+    def uri(self) -> str:
+        if self.elsewhere is None:
+            return super().uri
+        tier = TIER.replace("=", "%3D")
+        return f"{super().uri}?COCKROACH_LOCALITY=default\nfile://{self.elsewhere}?COCKROACH_LOCALITY={tier}"
 
     @property
     def context(self) -> Context:
         return replace(super().context, encryption=self.key)
+
+
+class Placed(TestDatabase):
+    """A database whose node is in the locality of the second place."""
+
+    @property
+    def cluster(self) -> Cluster:
+        (node,) = super().cluster.endpoints
+        return Cluster(name="c", endpoints=(node.model_copy(update={"locality": Locality.parse(TIER)}),))
 
 
 @dataclass
@@ -65,7 +87,7 @@ def _cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make(database: TestDatabase, tmp_path: Path) -> Iterator[Callable[[bool], Disturbed]]:
+def make(database: TestDatabase, tmp_path: Path) -> Iterator[Make]:
     database.execute(
         "create table t (id int primary key, v text, n int); create table keyless (a int);"
         "create table wide (id int primary key, v text); alter table wide alter v set storage external;"
@@ -74,9 +96,11 @@ def make(database: TestDatabase, tmp_path: Path) -> Iterator[Callable[[bool], Di
         "insert into keyless select generate_series(1, 5); create sequence s; create index on t (n)"
     )
 
-    def made(encrypted: bool) -> Disturbed:
-        key = KEY if encrypted else PLAIN
-        backup = SecretBackup(database, tmp_path / "collection", key=key)
+    def made(where: str) -> Disturbed:
+        key = KEY if where == "encrypted" else PLAIN
+        placed = Placed(database.server, database.name) if where == "places" else database
+        elsewhere = tmp_path / "elsewhere" if where == "places" else None
+        backup = SecretBackup(placed, tmp_path / "collection", key=key, elsewhere=elsewhere)
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         return Disturbed(backup, TABLES, scratch=scratch, key=key)
@@ -129,27 +153,38 @@ def nothing_left(runs: Disturbed) -> None:
     sessions = "application_name like 'spanvault%' and application_name <> 'spanvault test' and datname = current_database()"
     assert database.execute(f"select application_name, query from pg_stat_activity where {sessions}") == []
     assert list(runs.scratch.iterdir()) == []
+    spread(runs)
     runs.sweep()
     assert runs.sweep() == 0
-    assert not list((runs.backup.folder / ".spanvault-tmp").glob("*"))
+    assert not list(runs.backup.folder.parent.glob("*/.spanvault-tmp/*"))
     runs.check()
 
 
-KINDS: dict[str, tuple[dict[str, Any], bool]] = {
-    "last changes": ({}, False),
-    "revision history": ({"revision_history": True}, False),
-    "encrypted": ({"revision_history": True}, True),
+WHERE = ("plain", "encrypted", "places")
+# How a layer is taken, where it goes, and how many of its places are disturbed.
+KINDS: dict[str, tuple[dict[str, Any], str, int]] = {
+    "last changes": ({}, "plain", 7),
+    "revision history": ({"revision_history": True}, "plain", 7),
+    "encrypted": ({"revision_history": True}, "encrypted", 4),
+    "places": ({"revision_history": True}, "places", 3),
 }
 
 
+def spread(runs: Disturbed) -> None:
+    """Data files lie at the second place, and nowhere else if there is one."""
+    here, there = (list(runs.backup.folder.parent.glob(f"{name}/**/*.parquet")) for name in ("collection", "elsewhere"))
+    data = [path for path in here if "/data/" in str(path)]
+    assert there and not data if isinstance(runs.backup.database, Placed) else data and not there
+
+
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
-def test_a_full(make: Callable[[bool], Disturbed], encrypted: bool, part: int) -> None:
-    runs = make(encrypted)
+@pytest.mark.parametrize(("where", "size"), [("plain", 10), ("encrypted", 4), ("places", 3)], ids=WHERE)
+def test_a_full(make: Make, where: str, size: int, part: int) -> None:
+    runs = make(where)
     with faulty_database(runs.faults) as database:
         runs.full("clean", runs.clock())
         runs.note()
-        disturbed = disturb(runs, database, 4 if encrypted else 10, runs.full, seed=1, part=part)
+        disturbed = disturb(runs, database, size, runs.full, seed=1, part=part)
     assert disturbed
     # Of what the log does not tell a layer that closes a chain keeps what the layer before it had.
     runs.held = {
@@ -160,9 +195,9 @@ def test_a_full(make: Callable[[bool], Disturbed], encrypted: bool, part: int) -
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer(make: Callable[[bool], Disturbed], kind: str, part: int) -> None:
-    options, encrypted = KINDS[kind]
-    runs = make(encrypted)
+def test_a_layer(make: Make, kind: str, part: int) -> None:
+    options, where, size = KINDS[kind]
+    runs = make(where)
     runs.full("full", runs.clock())
     runs.note()
     change(runs, 1000)
@@ -170,7 +205,6 @@ def test_a_layer(make: Callable[[bool], Disturbed], kind: str, part: int) -> Non
     with faulty_database(runs.faults) as database:
         runs.layer("clean", runs.clock(), **options)
         runs.note()
-        size = 4 if encrypted else 7
         disturbed = disturb(runs, database, size, lambda name, due: runs.layer(name, due, **options), seed=len(kind), part=part)
     assert disturbed
     nothing_left(runs)

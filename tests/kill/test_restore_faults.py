@@ -20,11 +20,12 @@ from spanvault.errors import AlreadyExists
 from spanvault.model.encryption import Argon2Parameters
 from spanvault.model.request import EncryptionOptions, RestoreRequest
 from tests.kit.fault_database import faulty_database
-from tests.kit.fault_matrix import ALL, PARTS, at, chosen, harmed, places
+from tests.kit.fault_matrix import ALL, PARTS, PATIENCE, at, chosen, harmed, places
 from tests.kit.fault_restores import KINDS, Facts, Kept, Kind, facts, left_behind, make_collections
 from tests.kit.faults import Faults
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
+pytestmark = PATIENCE
 KEY = EncryptionOptions(passphrase=SecretStr("the passphrase of these tests"))
 SIZES = {"full": 10, "chain": 6, "encrypted": 3, "places": 3, "tables": 6, "schema": 3}
 BEFORE = "create table mine (id int primary key); insert into mine values (1), (2)"

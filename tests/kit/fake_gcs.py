@@ -3,7 +3,7 @@ keeps what it stores in memory.
 
 What it does not do as Google does, so that tests cannot rely on it: it asks nobody for credentials; it has neither versions
 nor holds nor retention; of resumable uploads it checks no conditions, goes on after they were cancelled, and ENDS one that is
-asked how much of it is stored (https://github.com/fsouza/fake-gcs-server/issues/2354). For these see fake_gcs_uploads.py.
+asked how much of it is stored (https://github.com/fsouza/fake-gcs-server/issues/2354). For these see fake_gcs_bucket.py.
 """
 
 from __future__ import annotations

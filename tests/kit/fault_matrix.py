@@ -26,12 +26,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 
+import pytest
+
 from spanvault.errors import Retryable, SpanvaultError
 from tests.kit.fault_database import DatabaseFaults
 from tests.kit.faults import KILLED, Action, Fault, Faults, Killed
 
 ALL = os.environ.get("SPANVAULT_FAULTS") == "all"
-PARTS = range(16 if ALL else 1)  # All places are too many for one collection.
+PARTS = range(32 if ALL else 1)  # All places are too many for one collection.
+# For `pytestmark`: some twenty runs, each disturbed, finished and compared, on a machine that does other things, too.
+PATIENCE = [pytest.mark.timeout(1000)] if ALL else []
 # What differs from run to run in the names of objects.
 _RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<=[-_.])[0-9a-f]{8}(?=[-_.])|\d+")
 _NO_ANSWER = "The store did not answer."
