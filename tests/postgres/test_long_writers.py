@@ -15,6 +15,7 @@ from spanvault.errors import Busy
 from spanvault.model.clock import now
 from spanvault.model.manifest import Manifest, ManifestTable
 from spanvault.model.request import BackupOptions
+from spanvault.model.target import DatabaseTarget
 from spanvault.restore.origin import AtCut
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, fresh_database
@@ -263,6 +264,25 @@ def test_a_prepared_transaction_and_a_writer_elsewhere_hold_nothing_up(backup: B
     backup.database.execute("commit prepared 'left over'")
     third = backup.increment()
     assert backup.rows(third, "t") == backup.source_rows("t")
+
+
+def test_several_databases_have_one_cut(backup: Backup, tmp_path: Path) -> None:
+    with fresh_database(backup.database.server, "other") as other:
+        other.execute("create table o (id int primary key); insert into o values (1)")
+        both = Backup(backup.database, tmp_path / "both", target=DatabaseTarget(names=(backup.database.name, other.name)))
+        both.take()
+        both.wait = SHORT
+        with other.connect(autocommit=False) as session:
+            session.execute("insert into o values (2)")
+            write(backup, 1)
+            layer = both.increment()
+            assert {one.captured for one in layer.databases} == {layer.end.lsn}
+            assert both.rows(layer, "t") == both.source_rows("t")
+            session.commit()
+        other.execute("insert into o values (3)")
+        following = both.increment()
+        second = next(one for one in following.databases if one.database.name == other.name)
+        assert [(table.rows, table.changes) for table in second.tables] == [(3, 2)]
 
 
 def test_a_table_that_the_writer_locks_is_waited_for_no_longer(
