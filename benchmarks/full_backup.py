@@ -25,7 +25,13 @@ from benchmarks.shapes import DATABASE, SHAPES, load
 from spanvault.embedded.binaries import tool, tool_environment
 from spanvault.embedded.postgres import PostgresServer
 
-SERVER_SETTINGS = {"wal_level": "logical", "shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum": "off"}
+SERVER_SETTINGS = {
+    "wal_level": "logical",
+    "shared_buffers": "512MB",
+    "max_wal_size": "8GB",
+    "autovacuum": "off",
+    "max_locks_per_transaction": "512",  # thousands of tables are made in one transaction
+}
 DUMPS = {"pg_dump -Fd -j2 (gzip, its default)": "gzip", "pg_dump -Fd -j2 -Z1": "1"}
 OURS = "spanvault"
 ENCRYPTED = "spanvault, encrypted"

@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from spanvault.backup import changes, export, seal, sealing, span_session
+from spanvault.backup import changes, live_table, seal, sealing, span_session
 from spanvault.collection.receipts import read_receipts
 from spanvault.database.postgres import protect
 from spanvault.database.postgres.protect import Owner
@@ -256,7 +256,7 @@ def test_without_the_file_test_a_table_rewritten_under_the_snapshot_reads_as_emp
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backup.database.execute("create table t (id int, n int); insert into t select i, i from generate_series(1, 100) i")
-    monkeypatch.setattr(export, "reads_live_table", lambda *_: True)
+    monkeypatch.setattr(live_table, "read_live", lambda _, names: set(names))
     backup.at = {"read.after_snapshot": lambda: backup.database.execute("alter table t alter n type bigint")}
     manifest = backup.take()
     assert manifest.databases[0].tables[0].rows == 0
@@ -288,7 +288,7 @@ def test_a_column_reshaped_between_the_seals_snapshot_and_a_keyless_tables_lock(
     before = backup.source_rows("t")
     backup.at = {"read.after_snapshot": lambda: database.execute(statement)}
     with monkeypatch.context() as without:
-        without.setattr(export, "reads_live_table", lambda *_: True)
+        without.setattr(live_table, "read_live", lambda _, names: set(names))
         manifest = backup.take()
     assert len(manifest.databases[0].database.tables[0].columns) == 2, "the cut is before the DDL"
     assert len(before) == manifest.databases[0].tables[0].rows

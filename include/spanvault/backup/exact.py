@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
-from spanvault.backup.export import SnapshotTooOld, data_file
+from spanvault.backup.live_table import SnapshotTooOld
 from spanvault.backup.plan import slices_of
 from spanvault.backup.reading import check_readable, reading
+from spanvault.backup.span_files import data_file
 from spanvault.collection.layout import data_path, object_key
 from spanvault.database.postgres.connect import connection_parameters
 from spanvault.database.postgres.copy_out import CopySession, export_query

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from spanvault.backup.context import Run
+from spanvault.backup.live_table import SnapshotTooOld, lock_and_check
+from spanvault.backup.small_tables import export_together, together
+from spanvault.backup.span_files import leave_receipt
 from spanvault.backup.span_session import SpanSession, open_node
 from spanvault.collection.layout import data_path, object_key
-from spanvault.collection.receipts import put_receipt, read_receipts
+from spanvault.collection.receipts import read_receipts
 from spanvault.config.clusters import Endpoint
-from spanvault.database.postgres.catalog import read_tables
-from spanvault.database.postgres.copy_out import WrittenFile, export_query
-from spanvault.database.postgres.quoting import literal, qualified
+from spanvault.database.postgres.copy_out import export_query
 from spanvault.database.postgres.rows import select_slice
 from spanvault.errors import BadInput, NotFound, Retryable
 from spanvault.model.base import Value
-from spanvault.model.checkpoints import Reached, pass_by
-from spanvault.model.cut import Lsn
-from spanvault.model.manifest import DataFile, PlannedDatabase, Receipt
+from spanvault.model.manifest import PlannedDatabase, Receipt
 from spanvault.model.schema import Table
 from spanvault.model.span import Span
-from spanvault.model.uri import DEFAULT_LOCALITY
 
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s'"
 _SPAN_TRIES = 5
 # A batch is tried on so many nodes; the last one, which has no other behind it, is waited for longer.
 _MAX_NODES = 4
@@ -89,14 +85,25 @@ class _Work:
         by_name = {entry.database.name: entry for entry in run.plan.databases}
         for database in dict.fromkeys(span.database for span in self.missing):
             with open_node(run, endpoint, by_name[database], patience) as node:
-                for span in [span for span in self.missing if span.database == database]:
+                for spans in together([span for span in self.missing if span.database == database]):
                     run.reached("export.before_span")
                     with node.turn():
-                        receipt = _export_span(run, node, by_name[database], span)
-                    self.missing.remove(span)
-                    self.rows += receipt.file.rows if receipt else 0
-                    self.bytes += receipt.file.bytes if receipt else 0
-                    run.progress.advance(rows=receipt.file.rows if receipt else 0, bytes_=span.estimated_bytes, units=1)
+                        receipts = _export_spans(run, node, by_name[database], spans)
+                    for span, receipt in zip(spans, receipts, strict=True):
+                        self._done(run, span, receipt)
+
+    def _done(self, run: Run, span: Span, receipt: Receipt | None) -> None:
+        self.missing.remove(span)
+        self.rows += receipt.file.rows if receipt else 0
+        self.bytes += receipt.file.bytes if receipt else 0
+        run.progress.advance(rows=receipt.file.rows if receipt else 0, bytes_=span.estimated_bytes, units=1)
+
+
+def _export_spans(run: Run, node: SpanSession, planned: PlannedDatabase, spans: Sequence[Span]) -> list[Receipt | None]:
+    """Read spans in one transaction if that goes smoothly, else each in its own."""
+    if len(spans) > 1 and (receipts := export_together(run, node, planned.database, spans)) is not None:
+        return [receipts.get(span.id) for span in spans]
+    return [_export_span(run, node, planned, span) for span in spans]
 
 
 def _export_span(run: Run, node: SpanSession, planned: PlannedDatabase, span: Span) -> Receipt | None:
@@ -129,98 +136,4 @@ def _read_span(run: Run, node: SpanSession, table: Table, span: Span) -> Receipt
     seen, timeline = node.seen()
     session.execute("COMMIT")
     node.settle(seen)
-    receipt = Receipt(
-        span=span.id,
-        file=data_file(path, written, span.database, table, role="base", span=span.id, tier=node.tier),
-        filenode=live.filenode,
-        table_fingerprint=live.fingerprint(),
-        seen_lsn=seen,
-        timeline=timeline,
-        node=node.endpoint.node,
-        written_at=run.clock(),
-    )
-    winner = put_receipt(run.storage, run.plan.subdir, run.plan.number, receipt)
-    run.reached("export.after_receipt")
-    return winner
-
-
-class Session(Protocol):
-    """What reading under a lock needs of a session."""
-
-    def execute(self, sql: str, /) -> None:
-        """Run a statement."""
-
-    def fetch_row(self, sql: str, /) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-
-    def fetch_all(self, sql: str, /) -> list[tuple[Any, ...]]:
-        """All rows."""
-
-
-def lock_and_check(session: Session, table: Table, reached: Reached = pass_by) -> Table | None:
-    """Lock the table in the open transaction and return it as the transaction's snapshot shows it, None if it is gone.
-
-    A snapshot that is older than a rewrite or TRUNCATE reads the table as empty, without an error. The lock keeps new
-    ones away; the file as the snapshot sees it and the file of now must then be the same. Raises SnapshotTooOld when
-    they are not, NotFound when the table's name is gone meanwhile, Busy when the lock is not to be had.
-    """
-    session.execute(_LOCK_TIMEOUT)
-    tables = read_tables(session.fetch_all, [table.oid])
-    if not tables:
-        return None
-    reached("read.after_snapshot")
-    seen = tables[0]
-    name = qualified(seen.schema_name, seen.name)
-    session.execute(f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
-    if not reads_live_table(session, table, name):
-        raise SnapshotTooOld(f"The table {table.qualified} was rewritten, truncated, altered or renamed at this very moment.")
-    return seen
-
-
-def reads_live_table(session: Session, table: Table, name: str) -> bool:
-    """Whether the snapshot's file and columns of the table are the live ones, and `name` still means this table.
-
-    A query's columns are looked up in the live catalogs, whatever the snapshot: a column that was dropped and added again
-    would read as empty, and a whole row has the columns of now. pg_identify_object, too, tells how a column is now.
-    """
-    live = "(pg_catalog.pg_identify_object('pg_catalog.pg_class'::pg_catalog.regclass, c.oid, {})).identity"
-    row = session.fetch_row(
-        f"SELECT c.relfilenode::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,"
-        f" pg_catalog.to_regclass({literal(name)})::oid::int8,"
-        f" {live.format('c.relnatts + 1')} IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a"
-        "  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-        f" AND {live.format('a.attnum')} IS DISTINCT FROM {live.format('0')} || '.' || pg_catalog.quote_ident(a.attname))"
-        f" FROM pg_catalog.pg_class c WHERE c.oid = {table.oid}"
-    )
-    return row is not None and row[0] == row[1] and row[2] == table.oid and row[3]
-
-
-class SnapshotTooOld(Retryable):
-    """A table was rewritten between a snapshot and its lock: the snapshot would read it as empty."""
-
-
-def data_file(
-    path: str,
-    written: WrittenFile,
-    database: str,
-    table: Table,
-    *,
-    role: Any,
-    span: str | None = None,
-    as_of: Lsn | None = None,
-    tier: str | None = None,
-) -> DataFile:
-    """The file list's row for what was just written, at the URI of the locality `tier` if one is given."""
-    return DataFile(
-        path=path,
-        sha256=written.sha256,
-        bytes=written.bytes,
-        rows=written.rows,
-        database=database,
-        table_oid=table.oid,
-        role=role,
-        span=span,
-        as_of=as_of,
-        locality=tier or DEFAULT_LOCALITY,
-        text_columns=tuple(sorted(written.text_columns)),
-    )
+    return leave_receipt(run, node, span, live, path, written, seen, timeline)

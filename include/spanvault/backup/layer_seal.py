@@ -13,9 +13,9 @@ from psycopg import errors as pg_errors
 from spanvault.backup.captured import CapturedDatabase, capture_schema, snapshot_of
 from spanvault.backup.context import Run
 from spanvault.backup.exact import compute_fingerprints, fingerprint_of, read_exactly, read_late
-from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.layer_capture import LayerCapture
 from spanvault.backup.layer_log import LayerLog, LayerPart, LogPlace
+from spanvault.backup.live_table import SnapshotTooOld
 from spanvault.backup.source_check import check_source
 from spanvault.collection.chain import load_manifest_bytes
 from spanvault.collection.commit import committed_run

@@ -12,7 +12,7 @@ from spanvault.backup.change_files import ChangeRow
 from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.changes import Entry, Key, TableChanges
 from spanvault.backup.context import Run
-from spanvault.backup.export import SnapshotTooOld
+from spanvault.backup.live_table import SnapshotTooOld
 from spanvault.backup.reading import reading
 from spanvault.backup.sealing import DatabaseSeal
 from spanvault.database.postgres.pgoutput import EPOCH, Change, Unchanged, Value

@@ -14,7 +14,7 @@ from psycopg import errors as pg_errors
 
 from spanvault.backup.captured import CapturedDatabase
 from spanvault.backup.context import Run
-from spanvault.backup.export import Session, SnapshotTooOld, lock_and_check
+from spanvault.backup.live_table import Session, SnapshotTooOld, lock_and_check
 from spanvault.database.postgres.connect import connect
 from spanvault.database.postgres.quoting import literal
 from spanvault.database.postgres.server import Connection
@@ -36,10 +36,6 @@ class LockingSession:
             raise Busy(f"A lock for reading rows at the cut could not be had: {error.diag.message_primary}.") from None
         except pg_errors.UndefinedTable as error:
             raise NotFound(f"{error.diag.message_primary}.") from None
-
-    def fetch_row(self, text: str) -> tuple[Any, ...] | None:
-        """The first row, or None."""
-        return self._connection.execute(text.encode()).fetchone()
 
     def fetch_all(self, text: str) -> list[tuple[Any, ...]]:
         """All rows."""

@@ -15,8 +15,8 @@ from spanvault.backup.changelog import ChangeLog
 from spanvault.backup.close_chain import closing_layers
 from spanvault.backup.context import Run
 from spanvault.backup.exact import compute_fingerprints, read_exactly, read_late
-from spanvault.backup.export import SnapshotTooOld
 from spanvault.backup.layer_seal import follow_exact, globals_of, seal_layers
+from spanvault.backup.live_table import SnapshotTooOld
 from spanvault.backup.orphans import follow, read_orphans
 from spanvault.backup.protection import give_up
 from spanvault.backup.sealing import DatabaseSeal, open_database_seal

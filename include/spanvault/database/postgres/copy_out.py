@@ -184,12 +184,14 @@ def export_query(
 def _export_once(
     session: CopySession, query: str, table: Table, storage: Storage, key: str, as_text: frozenset[str]
 ) -> WrittenFile:
-    with Handover(lambda chunks: _write(chunks, table, storage, key, as_text)) as handover:
+    with Handover(lambda chunks: write_rows(chunks, table, storage, key, as_text)) as handover:
         session.copy_out(query, handover.put)
     return handover.result()
 
 
-def _write(chunks: Iterator[bytes], table: Table, storage: Storage, key: str, as_text: frozenset[str]) -> WrittenFile:
+def write_rows(chunks: Iterator[bytes], table: Table, storage: Storage, key: str, as_text: frozenset[str]) -> WrittenFile:
+    """Write what CopySession.copy_out gave as a data file under `key`. Raises ConversionNeeded with all columns that must be
+    text as well; what the storage raises."""
     reader = TextReader(table, as_text)
     blocks = whole_rows(chunks, BLOCK_BYTES)
     try:
