@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 # asyncio reads at most 256 KiB at a time.
 _SMALL_PIECE: Final = 128 << 10
 _GATHERING_SECONDS: Final = 0.002
+_PIECES_OF_FEW_ROWS: Final = 4
 _SOCKET_BUFFER: Final = 4 << 20
 # What libpq's parameters are called by the system, where it has them.
 _TCP_OPTIONS: Final = {
@@ -97,9 +98,13 @@ class CopySession:
         What `sink` raises cancels the COPY and comes out of here; the transaction is then lost.
         """
 
+        pieces = 0
+
         async def receive(data: bytes) -> None:
+            nonlocal pieces
+            pieces += 1
             sink(data)
-            if len(data) < _SMALL_PIECE:
+            if len(data) < _SMALL_PIECE and pieces > _PIECES_OF_FEW_ROWS:
                 # We are faster than the server, which sends 8 KiB at a time: each piece costs the same, so let some
                 # gather in the socket's buffer.
                 await asyncio.sleep(_GATHERING_SECONDS)
