@@ -239,9 +239,11 @@ def _databases(
 def _check_identities(request: BackupRequest, databases: Sequence[PlannedDatabase]) -> None:
     if request.options.without_identity != "fail":
         return
-    names = [table.qualified for one in databases for table in one.database.tables if table.lacks_identity]
-    if names:
+    tables = [table for one in databases for table in one.database.tables if table.lacks_identity]
+    if tables:
+        keyed = "; `spanvault cluster preflight` names those that have a key and that the backup's role may not publish"
         raise Refused(
-            f"The log does not tell the changes of {', '.join(names)}: give them a primary key or REPLICA IDENTITY FULL (on"
-            " PostgreSQL 18 not to a table with a generated column), or choose without_identity = 'full' or 'skip'."
+            f"The log does not tell the changes of {', '.join(table.qualified for table in tables)}: give them a primary key or"
+            " REPLICA IDENTITY FULL (on PostgreSQL 18 not to a table with a generated column), or choose without_identity ="
+            f" 'full' or 'skip'{keyed if any(table.key for table in tables) else ''}."
         )
