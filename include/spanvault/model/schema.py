@@ -7,6 +7,7 @@ under the same name gets a new attnum.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 import re
 from typing import Literal
 
@@ -171,7 +172,21 @@ class Database(Value):
 
     def table(self, oid: int) -> Table | None:
         """The table of that OID, or None."""
-        return next((table for table in self.tables if table.oid == oid), None)
+        return _by_oid(self.tables).get(oid)
+
+
+_indexes: deque[tuple[tuple[Table, ...], dict[int, Table]]] = deque(maxlen=64)
+
+
+def _by_oid(tables: tuple[Table, ...]) -> dict[int, Table]:
+    """The tables by OID, found for each of thousands of spans. Kept outside the value, which is copied with whatever it
+    has: told by the tuple's identity."""
+    for known, index in tuple(_indexes):
+        if known is tables:
+            return index
+    index = {table.oid: table for table in tables}
+    _indexes.append((tables, index))
+    return index
 
 
 class SequenceValue(Value):
