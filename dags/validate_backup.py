@@ -12,6 +12,7 @@ Checks the newest backup of a collection, or the one you name. Daily at 06:37 UT
 | `check_files` | missing files, wrong sizes | changed bytes | seconds |
 | `checksums` | any byte that is not what was written | whether the schema restores | reads everything once |
 | `schema_only` | a schema that does not restore (into a scratch server that it starts and deletes) | rows | seconds to minutes |
+| `verify_backup_table_data` | as `schema_only`, and rows that no restore could read | older times | reads what a restore reads |
 
 Only a restore proves everything: run `restore` under another name now and then.
 

@@ -28,6 +28,7 @@ _LEVEL_NAMES = {
     "check_files": "check_files: every file is there and has its size",
     "checksums": "checksums: every byte is what was written",
     "schema_only": "schema_only: the schema restores into a scratch server",
+    "verify_backup_table_data": "verify_backup_table_data: and every row can be read as a restore reads it",
 }
 
 

@@ -1,4 +1,5 @@
-"""The level schema_only: what a backup's schema says is made, in a server that is gone afterwards."""
+"""The levels schema_only and verify_backup_table_data: what a backup's schema says is made, in a server that is gone
+afterwards; the latter reads its rows as well."""
 
 from __future__ import annotations
 
@@ -78,6 +79,27 @@ def test_a_changed_schema_is_damage(database: TestDatabase, tmp_path: Path, cont
     assert left_in(context) == []
 
 
+def test_rows_are_read_as_a_restore_reads_them(database: TestDatabase, tmp_path: Path, context: Context) -> None:
+    """Of the newest layer: base rows that later layers changed or removed are no part of it."""
+    level = "verify_backup_table_data"
+    database.execute(f"{SHOP}; insert into item select i, 'happy' from generate_series(2, 1000) i")
+    backup = Backup(database, tmp_path / "c")
+    taken = backup.take()
+    database.execute("delete from item where id > 900; update item set m = 'sad' where id < 10")
+    backup.increment(incremental_location=f"file://{tmp_path / 'layers'}")
+    assert validate_backup(context, backup.uri, "LATEST", level=level) == taken.subdir
+    (_, newest) = collection_check(context, backup.uri, level).rows
+    assert (newest[0], newest[1], newest[2], newest[5]) == (taken.subdir, level, "pass", 900)
+    (change, *_) = (tmp_path / "layers").rglob("000001/data/*.parquet")
+    data = bytearray(change.read_bytes())
+    data[len(data) // 2] ^= 1
+    change.write_bytes(data)
+    assert validate_backup(context, backup.uri, "LATEST", level="schema_only") == taken.subdir, "rows are none of its business"
+    with pytest.raises(Damaged, match=change.name):
+        validate_backup(context, backup.uri, "LATEST", level=level)
+    assert left_in(context) == []
+
+
 def test_what_the_scratch_server_lacks_is_told_and_not_tried_again(
     database: TestDatabase, tmp_path: Path, context: Context, servers_folder: Path
 ) -> None:
@@ -104,7 +126,7 @@ def test_the_command_line_has_it(database: TestDatabase, tmp_path: Path, capsys:
 
 
 def test_a_level_or_backup_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="choose check_files, checksums or schema_only"):
+    with pytest.raises(BadInput, match="choose check_files, checksums, schema_only or verify_backup_table_data"):
         validate_backup(Context(), f"file://{tmp_path}", "LATEST", level="deep")
     with pytest.raises(NotFound):
         collection_check(Context(), f"file://{tmp_path}", "schema_only")

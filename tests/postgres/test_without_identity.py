@@ -154,7 +154,8 @@ def test_compacted_layers_say_what_their_last_one_says(backup: Backup, target: T
 def test_such_a_chain_passes_every_check_and_is_shown(backup: Backup) -> None:
     skip(backup, 10)
     for level in BACKUP_LEVELS:
-        collection_check(backup.context, backup.uri, level)
+        found_out = collection_check(backup.context, backup.uri, level)
+    assert "public.t" in str(found_out.rows[-1][-1]), "its rows cannot be read, and that is said"
     found = {(row["object_name"], row["backup_type"]): row["rows"] for row in show_backup(backup.storage).dicts()}
     assert (found["t", "full"], found["t", "incremental"], found["keyed", "incremental"]) == (5, None, 2)
 

@@ -27,6 +27,7 @@ class Level(StrEnum):
     check_files = "check_files"
     checksums = "checksums"
     schema_only = "schema_only"
+    verify_backup_table_data = "verify_backup_table_data"
 
 
 @app.command()
@@ -38,7 +39,8 @@ def check(
         typer.Option(
             "--level",
             help="check_files: every file is there with its size, chains and index agree; checksums: also reads every file; "
-            "schema_only: also restores the newest backup's schema into a scratch server.",
+            "schema_only: also restores the newest backup's schema into a scratch server; verify_backup_table_data: then also "
+            "reads and merges its rows as a restore does.",
         ),
     ] = Level.check_files,
     backup: Annotated[

@@ -11,7 +11,6 @@ from spanvault.collection.expire import expire
 from spanvault.collection.identity import read_collection
 from spanvault.collection.index import rebuild
 from spanvault.collection.lookup import complete_subdirs, find_subdir, latest
-from spanvault.collection.markers import mark_invalid
 from spanvault.collection.parts import missing_parts
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import SAFE_AGE
@@ -24,6 +23,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.ddl_logs import remove_ddl_log
 from spanvault.engine.own_places import require_own_places
 from spanvault.engine.protections import all_held, protection_table, release_all, release_expired, release_slot
+from spanvault.engine.sound import require_sound
 from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 from spanvault.model.cut import format_time
 from spanvault.model.places import Places
@@ -40,7 +40,8 @@ _OTHER_KEYS = " The others were looked at; for backups that these keys do not op
 
 def collection_check(context: Context, uri: str, level: str, subdir: str | None = None) -> Result:
     """Check identity, index and every chain; at level `checksums` read every byte of every chain too, at `schema_only`
-    restore the newest one's schema. With `subdir` (a path or LATEST) check that backup only.
+    restore the newest one's schema, at `verify_backup_table_data` read its rows as well. With `subdir` (a path or LATEST)
+    check that backup only.
 
     Raises DamagedInPart when anything is wrong; Incomplete or Retryable when something could not be looked at, and why.
     """
@@ -108,12 +109,7 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
     found = find_subdir(storage, subdir)
     context.keyring(uri).require(found)
     result = _verified(context, uri, found, level, number)
-    try:
-        result.require_pass()
-    except Damaged as error:
-        if number is not None:
-            mark_invalid(storage, found, number, str(error), context.clock())
-        raise
+    require_sound(context, uri, found, number, result)
     layer = found if number is None else f"{found} layer {number}"
     context.progress.note(f"{layer}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
     return found
@@ -188,7 +184,8 @@ def _verified(context: Context, uri: str, subdir: str, level: str, number: int |
         return check_files(storage, subdir, number, open_location=context.locations(uri), progress=progress)
     if level == "checksums":
         return check_data(storage, subdir, number, open_location=context.locations(uri), scratch=scratch, progress=progress)
-    return check_schema(storage, subdir, scratch=scratch, progress=progress)
+    rows = level == "verify_backup_table_data"
+    return check_schema(storage, subdir, rows=rows, open_location=context.locations(uri), scratch=scratch, progress=progress)
 
 
 def _verification_row(name: str, result: VerificationResult) -> tuple[Cell, ...]:

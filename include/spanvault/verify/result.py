@@ -12,8 +12,9 @@ from spanvault.errors import BrokenChain, Damaged, Permanent, Retryable, Spanvau
 from spanvault.model.base import Value
 from spanvault.model.sentences import few
 
-Level = Literal["check_files", "checksums", "schema_only", "collection"]
-BACKUP_LEVELS = ("check_files", "checksums", "schema_only")  # of one backup; `collection` binds them all
+Level = Literal["check_files", "checksums", "schema_only", "verify_backup_table_data", "collection"]
+# Of one backup; `collection` binds them all.
+BACKUP_LEVELS = ("check_files", "checksums", "schema_only", "verify_backup_table_data")
 Outcome = Literal["pass", "fail", "could not verify"]
 
 SHOWN = 10  # of each kind of finding; a lost bucket would otherwise be told file by file

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class ValidateBackupOperator(SpanvaultOperator):
-    """Check a backup at one of the levels `check_files`, `checksums` and `schema_only`; fails when it finds damage.
+    """Check a backup at one of the levels `check_files`, `checksums`, `schema_only` and `verify_backup_table_data`; fails
+    when it finds damage.
 
     Returns the path of the backup that was checked.
 
