@@ -7,8 +7,8 @@ under the same name gets a new attnum.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 import re
+from collections import deque
 from typing import Literal
 
 from pydantic import Field
