@@ -60,7 +60,8 @@ def main() -> NoReturn:
         warnings.simplefilter("ignore")  # They are for programmers, who ask for them by -W or PYTHONWARNINGS.
     leave_pandas_out()
     code = run(sys.argv[1:])
-    gc.freeze()  # or the interpreter's end looks half a second for garbage in what was imported
+    if "duckdb" not in sys.modules:  # which would complain of all that is not collected
+        gc.freeze()  # or the interpreter's end looks half a second for garbage in what was imported
     sys.exit(code)
 
 
