@@ -56,13 +56,13 @@ def make_layer_plan(
         require_same_places(parent, request)
         if times:
             require_past_end(cluster, parent, request)
-        wanted = _uncovered(storage, parent, request, times)
+        wanted = uncovered(storage, parent, request, times)
         try:
             databases = _databases(storage, cluster, request, parent, clock, wait_seconds)
             break
         except BrokenChain as error:
             if head(storage, parent.subdir)[1] == digest:
-                raise _explained(storage, parent, error) from None
+                raise explained(storage, parent, error) from None
             # Another run committed a layer meanwhile, and moved the slot on.
     with connect(cluster.primary, purpose="plan") as connection:
         source = identity(connection, cluster.name)
@@ -93,7 +93,7 @@ def make_layer_plan(
     return present
 
 
-def _explained(storage: Storage, parent: Manifest, error: BrokenChain) -> BrokenChain:
+def explained(storage: Storage, parent: Manifest, error: BrokenChain) -> BrokenChain:
     """The error; where a newer chain of the collection has moved the slot on, that is said."""
     if not isinstance(error, SlotAhead):
         return error
@@ -172,7 +172,9 @@ def require_past_end(cluster: Cluster, newest: Manifest, request: BackupRequest)
         )
 
 
-def _uncovered(storage: Storage, parent: Manifest, request: BackupRequest, times: Sequence[datetime]) -> list[datetime]:
+def uncovered(storage: Storage, parent: Manifest, request: BackupRequest, times: Sequence[datetime]) -> list[datetime]:
+    """Those of `times` that the chain does not cover yet. Raises BadInput for a request of something else than the chain is
+    of, Refused for a time before the chain, AlreadyCovered where no time is left."""
     if parent.request.target != request.target:
         raise BadInput(
             f"The chain {parent.subdir} is a backup of something else"
@@ -215,7 +217,7 @@ def _databases(
         if entry is not None:
             with connect(cluster.primary, name, purpose="plan") as connection:
                 check(connection, entry, parent.end.lsn, parent.source, start=parent.start.lsn)
-    _check_identities(request, require_possible(cluster, request, names))
+    check_identities(request, require_possible(cluster, request, names))
     owner = Owner(
         collection_id=read_collection(storage).id,
         collection=storage.display_uri,
@@ -225,7 +227,7 @@ def _databases(
     planned = [
         plan_database(cluster, request, name, owner, wait_seconds, await_writers=parent.database(name) is None) for name in names
     ]
-    _check_identities(request, planned)
+    check_identities(request, planned)
     require_readable_there(cluster, request, planned)
     check_names(request, cluster.primary.database, planned, cluster)
     return tuple(
@@ -236,7 +238,8 @@ def _databases(
     )
 
 
-def _check_identities(request: BackupRequest, databases: Sequence[PlannedDatabase]) -> None:
+def check_identities(request: BackupRequest, databases: Sequence[PlannedDatabase]) -> None:
+    """Raise Refused for tables whose changes the log does not tell, if the request wants to fail at them."""
     if request.options.without_identity != "fail":
         return
     tables = [table for one in databases for table in one.database.tables if table.lacks_identity]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from spanvault.backup.prepare import redacted
 from spanvault.collection.lookup import find_backup
 from spanvault.config.clusters import Cluster
 from spanvault.engine.alter import alter_backup
@@ -80,7 +79,7 @@ def _show(context: Context, request: ShowBackupRequest) -> Result:
 
 def _backup(context: Context, cluster: Cluster, request: BackupRequest, *, dry_run: bool) -> Result:
     if dry_run:
-        return estimate(context, cluster, redacted(request))
+        return estimate(context, cluster, request)
     manifest = run_backup(context, cluster, request)
     return Result(columns=BACKUP_COLUMNS, rows=(_backup_row(manifest),))
 

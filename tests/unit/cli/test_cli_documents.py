@@ -10,6 +10,7 @@ import typer
 
 from spanvault.cli.main import app
 from spanvault.engine.estimate import COLUMNS as ESTIMATE_COLUMNS
+from spanvault.engine.estimate_layer import COLUMNS as LAYER_COLUMNS
 from spanvault.engine.execute import BACKUP_COLUMNS
 from spanvault.engine.restore_local import RESTORE_COLUMNS
 from spanvault.observe.show_backup import COLUMNS as SHOW_COLUMNS
@@ -52,6 +53,7 @@ def test_every_exit_code_is_documented() -> None:
     [
         ("BACKUP", BACKUP_COLUMNS),
         ("BACKUP", ESTIMATE_COLUMNS),
+        ("BACKUP", LAYER_COLUMNS),
         ("SHOW BACKUPS", ("path",)),
         ("SHOW BACKUP", (*SHOW_COLUMNS, *WINDOW_COLUMNS, "file_bytes", "manifest")),
         ("RESTORE", RESTORE_COLUMNS),

@@ -46,15 +46,20 @@ def check(
     slot too, so a caller looks at the chain's newest layer again before it believes that. Raises Busy while another
     session uses the slot.
     """
-    slot = read_slot(connection, entry.protection.slot)
-    _same_source(connection, entry, end, source, slot)
-    state = _usable(connection, entry, end, slot)
-    changed = _changed_tables(connection, entry, end)
+    state, changed = look(connection, entry, end, source)
     if state.confirmed is not None and state.confirmed < end:
         begin = start if start is not None and start < end else entry.protection.start
         _prove_repeats(connection, entry, state.confirmed, end, begin)
         advance(connection, state.name, end)
     return changed
+
+
+def look(connection: Connection, entry: ManifestDatabase, end: Lsn, source: SourceIdentity) -> tuple[SlotState, set[int]]:
+    """What `check` can tell without reading the log or moving the slot: the slot, and the tables."""
+    slot = read_slot(connection, entry.protection.slot)
+    _same_source(connection, entry, end, source, slot)
+    state = _usable(connection, entry, end, slot)
+    return state, _changed_tables(connection, entry, end)
 
 
 def _broken(what: str, end: Lsn) -> NoReturn:
