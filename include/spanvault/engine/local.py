@@ -8,6 +8,7 @@ from spanvault.backup.export import BatchSummary
 from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
 from spanvault.engine.here import require_here
+from spanvault.engine.sound import check_written
 from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.engine.worker_pool import in_processes
 from spanvault.engine.worker_template import begin_template
@@ -16,7 +17,7 @@ from spanvault.model.request import BackupRequest
 
 
 def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, processes: bool = True) -> Manifest:
-    """Take a backup from plan to commit. An unfinished run of the same request is continued.
+    """Take a backup from plan to commit, and see that its files are there. An unfinished run of the same request is continued.
 
     With `processes` batches are exported by `workers` processes, else one after another in this one.
     """
@@ -36,6 +37,9 @@ def run_backup(context: Context, cluster: Cluster, request: BackupRequest, *, pr
     context.reached("export.all")
     seal_key = seal_backup(context, cluster, request.into, plan, request.options.incremental_location)
     manifest = write_manifest(context, request.into, plan, seal_key)
+    # Once the source has forgotten its log, a file that got lost on its way can be had from nowhere.
+    numbers = range(plan.number, manifest.number + 1)
+    check_written(context, request.into, manifest.subdir, numbers, request.options.incremental_location)
     advance_protection(context, cluster, manifest)
     return manifest
 
