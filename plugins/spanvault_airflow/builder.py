@@ -373,7 +373,7 @@ def _dag(
         is_paused_upon_creation=True,
         max_active_runs=max_active_runs,
         dagrun_timeout=timedelta(days=2),
-        default_args={**RETRY_ARGS, **(task_args or {})},
+        default_args={**RETRY_ARGS, "known_fields": tuple(fields), **(task_args or {})},
         params=fields,
         tags=["spanvault", *tags],
         allowed_run_types=allowed_run_types,  # type: ignore[arg-type]  # converted from the names

@@ -63,6 +63,17 @@ def test_dag_is_documented_paused_and_bounded(probe: dict[str, Any], dag_id: str
 
 
 @pytest.mark.parametrize("dag_id", sorted(DAGS))
+def test_every_first_task_knows_the_forms_fields(probe: dict[str, Any], dag_id: str) -> None:
+    """So that a run which was given any other fails before anything is done."""
+    dag = probe["dags"][dag_id]
+    assert dag["params"]
+    first = {task_id: task["known_fields"] for task_id, task in dag["tasks"].items() if not task["upstream"]}
+    assert first
+    for task_id, known in first.items():
+        assert sorted(known) == sorted(dag["params"]), task_id
+
+
+@pytest.mark.parametrize("dag_id", sorted(DAGS))
 def test_every_leaf_is_all_success(probe: dict[str, Any], dag_id: str) -> None:
     leaves = {task_id: task for task_id, task in probe["dags"][dag_id]["tasks"].items() if not task["downstream"]}
     assert leaves

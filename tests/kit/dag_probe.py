@@ -82,6 +82,7 @@ def describe_task(task: Any) -> dict[str, Any]:
         "pool": task.pool,
         "queue": task.queue,
         "fields": templates(task),
+        "known_fields": list((getattr(task, "partial_kwargs", None) or vars(task)).get("known_fields", ())),
         "links": [link.name for link in task.operator_extra_links],
         "map_index_template": getattr(task, "map_index_template", None),
     }

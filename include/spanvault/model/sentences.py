@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def few(names: Sequence[str], shown: int) -> str:
     """`a, b and 3 more`: the first `shown` names, and how many are left out."""
     left = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {left} more" if left > 0 else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint ` (did you mean 'x'?)` if a known name is near, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

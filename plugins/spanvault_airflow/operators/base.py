@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 
 from spanvault_airflow.retries import Stopped, translated_errors
+from spanvault_airflow.run_fields import require_known_fields
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,14 +31,24 @@ class SpanvaultOperator(BaseOperator):
         or line, with ``?conn_id=``); with ``required`` a run that is given neither fails
     :param execution_locality: tiers such as ``region=eu``: the task fails on a worker that is not there, as the worker's
         SPANVAULT_LOCALITY says; empty for any worker
+    :param known_fields: the fields of the DAG's form: a run that was given any other fails, as a slip in a name would
+        leave the field at its default. Empty: nothing is looked at
     """
 
     ui_fgcolor = "#16302b"
     template_fields: Sequence[str] = ("encryption", "execution_locality")
     _in_step = False
 
-    def __init__(self, *, encryption: Mapping[str, Any] | None = None, execution_locality: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        encryption: Mapping[str, Any] | None = None,
+        execution_locality: str = "",
+        known_fields: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.known_fields = tuple(known_fields)
         self.encryption = dict(encryption or {})
         self.execution_locality = execution_locality
 
@@ -48,6 +59,8 @@ class SpanvaultOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Run the step."""
         with translated_errors():
+            if self.known_fields:
+                require_known_fields(context["dag_run"], self.known_fields)
             require_worker_in(self.execution_locality)
             self._in_step = True
             try:
