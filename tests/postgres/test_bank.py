@@ -37,11 +37,15 @@ def test_transfers_during_the_whole_backup_keep_sum_and_count(database: TestData
             thread.join()
     assert not failures
     assert sum(counts) > 100, "the writers hardly wrote, so the test shows nothing"
-    rows = [row.strip("()").split(",") for row in backup.rows(manifest, "account")]
+    texts = backup.rows(manifest, "account")
+    rows = [row.strip("()").split(",") for row in texts]
     assert len(rows) == ACCOUNTS
     assert sum(int(row[1]) for row in rows) == ACCOUNTS * BALANCE
     assert backup.capture(manifest, "account") == "log"
-    assert manifest.databases[0].tables[0].rows == ACCOUNTS
+    (table,) = manifest.databases[0].tables
+    hashed = database.execute("select sum(hashtextextended(row, 0)::numeric)::text from unnest(%s::text[]) as row", [texts])
+    assert table.fingerprint is not None
+    assert (table.rows, table.fingerprint.rows, table.fingerprint.hash) == (ACCOUNTS, ACCOUNTS, hashed[0][0])
 
 
 def _transfer(
