@@ -23,6 +23,13 @@ help: ## This list
 	@echo '  JOBS=2               test processes at a time'
 	@echo '  PYTEST_ARGS="-k x"   more for pytest'
 	@echo '  MUTANTS='"'"'*x_decide*'"'"'  try these mutants again, whatever came of them before'
+	@echo '  SOAK_ROUNDS=100      how many histories make soak tries'
+	@echo '  SOAK_SEED=1          which is the first of them'
+	@echo '  SPANVAULT_FAULTS=all  every place at which a run can break, instead of a sample'
+	@echo '  SPANVAULT_TEST_POSTGRES=/x  a folder of other versions of PostgreSQL to test with, each in a folder of its number'
+	@echo '  SPANVAULT_TEST_LIVE_AWS_KMS=URI     a key in the cloud itself to test with'
+	@echo '  SPANVAULT_TEST_LIVE_GOOGLE_KMS=URI  likewise'
+	@echo '  SPANVAULT_TEST_LIVE_AZURE_KMS=URI   likewise'
 	@echo '  SPANVAULT_PG_BIN=/usr/lib/postgresql/18/bin   PostgreSQL'"'"'s programs instead of the packaged ones'
 
 setup: ## Make .venv with the spanvault command (first time: some minutes, about 3 GB)

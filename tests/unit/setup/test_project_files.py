@@ -25,8 +25,17 @@ def test_help_names_every_target_and_knob() -> None:
     targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     assert set(phony.split()) == targets
     assert set(re.findall(r"^  make ([a-z-]+) ", done.stdout, re.MULTILINE)) == targets
-    for knob in re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE):
-        assert f"  {knob}=" in done.stdout
+    assert {knob for knob in knobs() if f"\n  {knob}=" not in done.stdout} == set()
+
+
+def knobs() -> set[str]:
+    """Variables that a person may set: those of the Makefile, the demo's, and those that tests read."""
+    found = set(re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE))
+    for folder, name in (("include/spanvault/demo", "DEMO_[A-Z]+"), ("tests", "SPANVAULT_(?:FAULTS|TEST_[A-Z_]+)|SOAK_[A-Z]+")):
+        for file in (ROOT / folder).rglob("*.py"):
+            found |= set(re.findall(f"[\"']({name})[\"']", file.read_text()))
+    assert {"JOBS", "DEMO_PORT", "SOAK_SEED", "SPANVAULT_FAULTS", "SPANVAULT_TEST_LIVE_AWS_KMS"} <= found
+    return found - {"SPANVAULT_TEST_WORKER"}  # by which the tests' own workers know each other
 
 
 def test_every_run_time_requirement_is_pinned() -> None:
