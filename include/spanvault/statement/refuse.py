@@ -74,7 +74,7 @@ _STATEMENTS: tuple[tuple[str, str], ...] = (
         "a backup here is Parquet files, not key ranges; SHOW BACKUP ... WITH check_files adds up"
         " their bytes, and WITH as_json names the list of them",
     ),
-    (r"show\s+backup\s+validate", "`spanvault collection check` validates backups, at three levels"),
+    (r"show\s+backup\s+validate", "`spanvault collection check` validates backups, at four levels"),
     (r"show\s+backup\s+connection", "`spanvault storage check` tries a place that backups may go to"),
     (r"set\s+", "this version has no session settings; give options WITH the statement"),
     (r"explain\s+", "there is no EXPLAIN; `spanvault sql --dry-run` says what a statement would do"),
