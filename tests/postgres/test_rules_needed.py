@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from spanvault.backup import captured, changes, export, sealing
+from spanvault.backup import captured, changes, export, sealing, small_tables
 from spanvault.database.postgres import catalog
 from spanvault.database.postgres.archive import read_archive
 from spanvault.database.postgres.rows import select_slice
@@ -171,7 +171,8 @@ def test_a_slice_of_a_parent_has_no_rows_of_its_children(backup: Backup, monkeyp
         return select_slice(table, first_page, end_page).replace("FROM ONLY", "FROM")
 
     with monkeypatch.context() as without:
-        without.setattr(export, "select_slice", with_children)
+        for reader in (export, small_tables):
+            without.setattr(reader, "select_slice", with_children)
         manifest = backup.take()
     assert backup.rows(manifest, "parent") == ["(1)", "(10)", "(11)", "(2)"]
     assert wrong(again(backup), "parent", "child") == []
