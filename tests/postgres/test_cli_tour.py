@@ -100,6 +100,8 @@ def slow_backup(shop: TestDatabase, folder: Path) -> Iterator[tuple[subprocess.P
         text=True,
         env=environment(),
         start_new_session=True,
+        # A shell lets what it begins in the background ignore Ctrl-C, these tests too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are begun in between
     )
     try:
         while not list(folder.rglob("progress/*.json")):
