@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import sleep
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from spanvault.backup import small_tables
 from spanvault.backup.small_tables import together
 from spanvault.database.postgres.copy_out import CopySession
 from spanvault.model.manifest import Manifest
+from spanvault.model.schema import Table
 from spanvault.model.span import Span
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
@@ -80,9 +82,27 @@ def test_one_is_gone(backup: Backup) -> None:
         assert backup.rows(manifest, f"t{number}") == backup.source_rows(f"t{number}")
 
 
-def test_one_has_become_large(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_tables, "_MOST_ROW_BYTES", 2000)
+def test_together_they_have_become_large(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None has as much alone; what waits to be written is bounded for all."""
+    monkeypatch.setattr(small_tables, "_MOST_ROW_BYTES", 6000)
     assert_equal(backup, backup.take())
+    assert backup.visits["read.after_snapshot"] == 1 + TABLES, "once together, and then each alone"
+
+
+def test_interrupted_they_are_not_all_written_first(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def slowly(chunks: object, table: Table, *_: object) -> None:
+        begun.append(table.name)
+        sleep(0.3)
+        if table.name == "t0":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(small_tables, "_SIDE_BY_SIDE", 1)
+    monkeypatch.setattr(small_tables, "write_rows", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        backup.take()
+    assert len(begun) <= 2
 
 
 def test_who_waits_for_one_lock_holds_no_other_for_long(backup: Backup) -> None:

@@ -26,7 +26,7 @@ from spanvault.model.span import Span
 
 _MOST_SPANS = 64
 _MOST_BYTES = 8 << 20  # of tables, as planned
-_MOST_ROW_BYTES = 16 << 20  # of one table's rows, as they come: it may have grown
+_MOST_ROW_BYTES = 64 << 20  # of a group's rows, as they come: tables may have grown, and TOAST unpacks
 _SIDE_BY_SIDE = 8
 # Shorter than PostgreSQL waits before it looks for deadlocks (deadlock_timeout): who holds one of several locks and waits
 # for the next gives up before anybody else could be made the victim.
@@ -34,7 +34,7 @@ _LOCK_TIMEOUT = "500ms"
 
 
 class _TooLargeError(Exception):
-    """A table's rows are not few any more."""
+    """A group's rows are not few any more."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def export_together(run: Run, node: SpanSession, database: Database, spans: Sequ
     session = node.copy
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="small-tables") as writers:
-            reads = [_read(run, node, span, table, writers) for span, table in _live(run, node, database, spans)]
-            files = [(read, read.written()) for read in reads]
+        files = _read_all(run, node, _live(run, node, database, spans))
     except (SnapshotTooOld, NotFound, Busy, _TooLargeError):
         session.execute("ROLLBACK")
         return None
@@ -103,11 +101,27 @@ def _live(run: Run, node: SpanSession, database: Database, spans: Sequence[Span]
     ]
 
 
-def _read(run: Run, node: SpanSession, span: Span, table: Table, writers: ThreadPoolExecutor) -> _Read:
+def _read_all(run: Run, node: SpanSession, live: Sequence[tuple[Span, Table]]) -> list[tuple[_Read, WrittenFile]]:
+    """Each table with its file. Raises _TooLargeError."""
+    left = _MOST_ROW_BYTES
+    reads = []
+    with ThreadPoolExecutor(_SIDE_BY_SIDE, thread_name_prefix="small-tables") as writers:
+        try:
+            for span, table in live:
+                rows = _FewRows(left)
+                reads.append(_read(run, node, span, table, rows, writers))
+                left -= rows.bytes
+            return [(read, read.written()) for read in reads]
+        except BaseException:
+            # What waits is not worth its writing any more: under a rate limit Ctrl-C would take minutes.
+            writers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _read(run: Run, node: SpanSession, span: Span, table: Table, rows: _FewRows, writers: ThreadPoolExecutor) -> _Read:
     """Read a table's rows now; they become a file while the next ones are read. Raises _TooLargeError."""
     path = data_path(run.plan.number, node.tier)
     key, query = object_key(run.plan.subdir, path), select_slice(table)
-    rows = _FewRows()
     node.copy.copy_out(query, rows.put)
     writing = writers.submit(write_rows, rows.chunks(), table, node.data, key, frozenset())
 
@@ -123,19 +137,21 @@ def _read(run: Run, node: SpanSession, span: Span, table: Table, writers: Thread
 class _FewRows:
     """Rows in memory, as long as they are few; more are let go. (A COPY that is stopped would take its session along.)"""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.bytes = 0
+        self._most = most
         self._chunks: list[bytes] = []
-        self._bytes = 0
 
     def put(self, chunk: bytes) -> None:
-        self._bytes += len(chunk)
-        if self._bytes > _MOST_ROW_BYTES:
+        """Keep the chunk, or none if all together are too long."""
+        self.bytes += len(chunk)
+        if self.bytes > self._most:
             self._chunks.clear()
         else:
             self._chunks.append(chunk)
 
     def chunks(self) -> Iterator[bytes]:
         """What was put. Raises _TooLargeError."""
-        if self._bytes > _MOST_ROW_BYTES:
+        if self.bytes > self._most:
             raise _TooLargeError
         return iter(self._chunks)
