@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+import asyncpg
 import pyarrow as pa
 import pytest
 
@@ -119,6 +120,16 @@ def test_a_connection_lost_in_the_middle_is_retryable(database: TestDatabase) ->
 
     with pytest.raises(Retryable), session(database) as copying:
         copying.copy_out("select generate_series(1, 10000000)", sink)
+
+
+def test_a_session_that_the_server_ends_between_two_statements_is_retryable(database: TestDatabase) -> None:
+    """The server's last words may be there before the connection's end is: asyncpg then calls the next query its own defect."""
+
+    async def query() -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+
+    with pytest.raises(Retryable, match="another operation"), session(database) as copying:
+        copying._run(query(), "A query")
 
 
 class InterruptAt:

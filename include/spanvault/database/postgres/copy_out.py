@@ -124,7 +124,7 @@ class CopySession:
             raise KeyboardInterrupt from None  # nothing else cancels; at some instructions the Runner leaves it at that
         except asyncpg.PostgresError as error:
             raise translate(error.sqlstate, str(error), f"{what} on {self._where}") from None
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             raise translate(None, str(error) or "no answer in time", f"{what} on {self._where}") from None
 
 
