@@ -11,7 +11,7 @@ from spanvault.backup.small_tables import export_together, together
 from spanvault.backup.span_files import leave_receipt
 from spanvault.backup.span_session import SpanSession, open_node
 from spanvault.collection.layout import data_path, object_key
-from spanvault.collection.receipts import read_receipts
+from spanvault.collection.receipts import spans_received
 from spanvault.config.clusters import Endpoint
 from spanvault.database.postgres.copy_out import export_query
 from spanvault.database.postgres.rows import select_slice
@@ -46,7 +46,7 @@ def export_batch(run: Run, index: int) -> BatchSummary:
     Retryable for lost connections and locks, Refused after a promotion.
     """
     batch = run.plan.batches[index]
-    done = read_receipts(run.storage, run.plan.subdir, run.plan.number)
+    done = spans_received(run.storage, run.plan.subdir, run.plan.number, [span.id for span in batch.spans])
     work = _Work([span for span in batch.spans if span.id not in done])
     count = len(work.missing)
     *others, last = _endpoints(run, batch.nodes)

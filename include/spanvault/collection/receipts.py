@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from spanvault.collection.documents import parse_document
@@ -21,6 +22,13 @@ def put_receipt(storage: Storage, subdir: str, number: int, receipt: Receipt) ->
     except AlreadyExists:
         return _read(storage, key)
     return receipt
+
+
+def spans_received(storage: Storage, subdir: str, number: int, spans: Collection[str]) -> frozenset[str]:
+    """Those of `spans` that have a receipt. It is one listing: every batch asks, and reading the receipts of all others would
+    cost a request for each span and batch."""
+    keys = {receipt_key(subdir, number, span): span for span in spans}
+    return frozenset(keys[info.key] for info in storage.list(receipt_prefix(subdir, number)) if info.key in keys)
 
 
 def read_receipts(storage: Storage, subdir: str, number: int) -> dict[str, Receipt]:

@@ -11,7 +11,7 @@ import pytest
 from spanvault.collection.files import SCHEMA, objects_of, read_files, write_files
 from spanvault.collection.layout import object_key, receipt_key
 from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
-from spanvault.collection.receipts import put_receipt, read_receipts
+from spanvault.collection.receipts import put_receipt, read_receipts, spans_received
 from spanvault.collection.seals import put_seal, read_seal
 from spanvault.errors import Damaged, NotFound
 from spanvault.model.cut import Lsn
@@ -89,6 +89,15 @@ def test_the_first_receipt_of_a_span_wins(storage: LocalStorage) -> None:
 
 def test_no_receipts_is_an_empty_mapping(storage: LocalStorage) -> None:
     assert read_receipts(storage, "2026/11/22-143000.12", 0) == {}
+
+
+def test_a_batch_asks_for_its_own_spans_and_reads_no_receipt(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(ensure(storage), planned_at=PLANNED_AT, run_key="a")
+    done, missing = plan.batches[0].spans
+    put_receipt(storage, plan.subdir, 0, make_receipt(plan, done, _file("000000/data/first.parquet")))
+    monkeypatch.setattr(storage, "get", pytest.fail)
+    assert spans_received(storage, plan.subdir, 0, [done.id, missing.id]) == {done.id}
+    assert spans_received(storage, plan.subdir, 0, [missing.id]) == frozenset()
 
 
 def test_a_receipt_under_another_spans_name_is_damage(storage: LocalStorage) -> None:
