@@ -197,8 +197,8 @@ def test_parts_have_none_and_say_so(chain: Chain, tmp_path: Path) -> None:
     (entry,) = schema.take().databases
     assert entry.tables == ()
     assert entry.omitted == (
-        "the rows of 1 unlogged tables (their definitions are kept)",
-        "the configuration tables of 1 extensions (only a backup of the whole database has them)",
+        "the rows of 1 unlogged table (definitions are kept)",
+        "the configuration tables of 1 extension (only a backup of the whole database has them)",
     )
 
 

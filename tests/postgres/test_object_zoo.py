@@ -117,7 +117,7 @@ def test_all_comes_back_from_a_full_backup_under_another_name(zoo: Zoo) -> None:
     assert any("Restored empty" in note and "zoo.scratch" in note for note in notes)
     assert any("Subscriptions come back disabled" in note and "theirs_too" in note for note in notes)
     assert any("may have moved to another partition: zoo.by_hash_0" in note for note in notes)
-    assert any("1 unlogged tables" in note for note in zoo.notes.notes), "said at the backup, too"
+    assert any("1 unlogged table " in note for note in zoo.notes.notes), "said at the backup, too"
 
 
 def test_all_comes_back_from_incrementals_in_which_objects_changed(zoo: Zoo) -> None:

@@ -18,6 +18,7 @@ from spanvault.database.postgres.quoting import literal
 from spanvault.database.postgres.rows import rows_fingerprint_sql, select_slice
 from spanvault.model.manifest import DataFile
 from spanvault.model.schema import Fingerprint, Table
+from spanvault.model.sentences import counted
 
 
 def read_exactly(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> None:
@@ -27,7 +28,9 @@ def read_exactly(run: Run, entry: CapturedDatabase, tables: Sequence[Table]) -> 
     """
     if not tables:
         return
-    run.progress.step(f"read {len(tables)} tables of {entry.name} at the cut", total_bytes=sum(t.bytes for t in tables))
+    run.progress.step(
+        f"read {counted(len(tables), 'table')} of {entry.name} at the cut", total_bytes=sum(t.bytes for t in tables)
+    )
     options = run.plan.request.options
     work = [(table, first, end) for table in tables for first, end in slices_of(table, options.span_bytes)]
     with ThreadPoolExecutor(options.workers) as pool:

@@ -19,6 +19,7 @@ from spanvault.errors import BadInput, NotFound, Retryable
 from spanvault.model.base import Value
 from spanvault.model.manifest import PlannedDatabase, Receipt
 from spanvault.model.schema import Table
+from spanvault.model.sentences import counted
 from spanvault.model.span import Span
 
 _SPAN_TRIES = 5
@@ -55,7 +56,7 @@ def export_batch(run: Run, index: int) -> BatchSummary:
         try:
             work.export_on(run, endpoint, run.wait_seconds)
         except (Retryable, BadInput) as error:
-            told.append(f"{error} Node {endpoint.node} hands {len(work.missing)} spans on to the next one.")
+            told.append(f"{error} Node {endpoint.node} hands {counted(len(work.missing), 'span')} on to the next one.")
             run.progress.note(told[-1])
     work.export_on(run, last, run.wait_seconds * _LAST_NODES_PATIENCE)
     skipped = len(batch.spans) - count

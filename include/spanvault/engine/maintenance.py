@@ -28,7 +28,7 @@ from spanvault.errors import BadInput, Damaged, Permanent, Retryable
 from spanvault.model.cut import format_time
 from spanvault.model.places import Places
 from spanvault.model.result import Cell, DamagedInPart, Incomplete, Result
-from spanvault.model.sentences import few
+from spanvault.model.sentences import counted, few
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
@@ -111,7 +111,8 @@ def validate_backup(context: Context, uri: str, subdir: str, *, level: str, numb
     result = _verified(context, uri, found, level, number)
     require_sound(context, uri, found, number, result)
     layer = found if number is None else f"{found} layer {number}"
-    context.progress.note(f"{layer}: {level} passed, {result.objects} objects, {result.bytes} bytes, {result.rows} rows.")
+    read = f"{counted(result.objects, 'object')}, {counted(result.bytes, 'byte')}, {counted(result.rows, 'row')}"
+    context.progress.note(f"{layer}: {level} passed, {read}.")
     return found
 
 

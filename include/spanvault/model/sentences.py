@@ -12,6 +12,11 @@ def few(names: Sequence[str], shown: int) -> str:
     return ", ".join(names[:shown]) + (f" and {left} more" if left > 0 else "")
 
 
+def counted(count: int, one: str) -> str:
+    """`1 table`, `2 tables`: how many there are, of nouns whose plural ends in s."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint ` (did you mean 'x'?)` if a known name is near, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -20,6 +20,7 @@ from spanvault.model.schema import (
     SequenceValue,
     Table,
 )
+from spanvault.model.sentences import counted
 
 Rows = Sequence[Sequence[Any]]
 Query = Callable[[str], Rows]
@@ -296,14 +297,14 @@ def omissions(query: Query, *, whole: bool) -> tuple[str, ...]:
            WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
              AND pg_catalog.current_setting('is_superuser') = 'off'"""
     )[0][0]
-    found = [(unlogged, f"the rows of {unlogged} unlogged tables (their definitions are kept)")]
-    found.append((hidden, f"{hidden} subscriptions (only a superuser may read them)"))
+    found = [(unlogged, f"the rows of {counted(unlogged, 'unlogged table')} (definitions are kept)")]
+    found.append((hidden, f"{counted(hidden, 'subscription')} (only a superuser may read them)"))
     if not whole:
         only = "(only a backup of the whole database has them)"
         objects = query("SELECT count(*) FROM pg_catalog.pg_largeobject_metadata")[0][0]
         extensions = query("SELECT count(*) FROM pg_catalog.pg_extension WHERE extconfig IS NOT NULL")[0][0]
         found += [
-            (objects, f"{objects} large objects {only}"),
-            (extensions, f"the configuration tables of {extensions} extensions {only}"),
+            (objects, f"{counted(objects, 'large object')} {only}"),
+            (extensions, f"the configuration tables of {counted(extensions, 'extension')} {only}"),
         ]
     return tuple(phrase for count, phrase in found if count)

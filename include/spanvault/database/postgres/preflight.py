@@ -16,7 +16,7 @@ from spanvault.embedded.binaries import PG_BIN_VARIABLE, tool_version
 from spanvault.errors import BadInput, NotFound
 from spanvault.model.base import Value
 from spanvault.model.schema import Table
-from spanvault.model.sentences import few
+from spanvault.model.sentences import counted, few
 
 Status = Literal["ok", "warning", "failed"]
 _MIB = 1 << 20
@@ -284,7 +284,7 @@ def _may_publish(connection: Connection, name: str) -> Check:
     return Check(
         name=label,
         status="warning" if owned else "failed",
-        detail=f"the role may not publish {len(others)} tables ({size // _MIB} MiB), so they are read whole at the cut: {names}",
+        detail=f"the role may not publish {counted(len(others), 'table')} ({size // _MIB} MiB), read whole at the cut: {names}",
         fix=" ".join(fixes),
     )
 
@@ -325,7 +325,7 @@ def _without_identity(connection: Connection, name: str) -> Check:
     return Check(
         name=label,
         status="warning",
-        detail=f"{len(tables)} tables ({size} MiB) are read whole under one snapshot at the cut: {names}",
+        detail=f"{counted(len(tables), 'table')} ({size} MiB), read whole under one snapshot at the cut: {names}",
         fix="Add a primary key, or ALTER TABLE ... REPLICA IDENTITY USING INDEX ...; where there is a key, and REPLICA IDENTITY"
         " FULL beside a generated column, ALTER TABLE ... REPLICA IDENTITY DEFAULT.",
     )
