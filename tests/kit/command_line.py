@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ _LEADING = ("PGPASSWORD", "PGPASSFILE", "SPANVAULT_CLUSTERS_FILE")
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would lead the command elsewhere, and with `more`."""
     return {name: value for name, value in os.environ.items() if name not in _LEADING} | dict(more or {})
+
+
+def hear_ctrl_c() -> None:
+    """For `preexec_fn`: a shell lets what it begins in the background ignore Ctrl-C, and so all that tests begin there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def spanvault(*arguments: str, more: Mapping[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:

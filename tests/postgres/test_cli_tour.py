@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from spanvault.embedded.postgres import PostgresServer
-from tests.kit.command_line import PROGRAM, answer, environment, spanvault
+from tests.kit.command_line import PROGRAM, answer, environment, hear_ctrl_c, spanvault
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, drop_database, fresh_database
 
 Captured = pytest.CaptureFixture[str]
@@ -100,8 +100,7 @@ def slow_backup(shop: TestDatabase, folder: Path) -> Iterator[tuple[subprocess.P
         text=True,
         env=environment(),
         start_new_session=True,
-        # A shell lets what it begins in the background ignore Ctrl-C, these tests too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads are begun in between
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - no threads are begun in between
     )
     try:
         while not list(folder.rglob("progress/*.json")):

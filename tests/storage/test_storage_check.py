@@ -27,7 +27,7 @@ from spanvault.engine.storage_check import storage_check
 from spanvault.errors import BadInput, Locked, NotFound, Retryable
 from spanvault.storage.base import ObjectInfo, Storage, Unfinished, Writer
 from spanvault.storage.s3 import S3Storage
-from tests.kit.command_line import PROGRAM, environment, refusal
+from tests.kit.command_line import PROGRAM, environment, hear_ctrl_c, refusal
 from tests.kit.faults import Faults, FaultyStorage
 
 Captured = pytest.CaptureFixture[str]
@@ -336,7 +336,14 @@ def _writing(folder: Path) -> Iterator[subprocess.Popen[str]]:
     # 20 MB a second: the stream of 8 GiB is never done.
     more = {"SPANVAULT_STORAGE_RATE_LIMIT": "20MB"}
     arguments = [PROGRAM, "storage", "check", f"file://{folder}", "--transfer", "8GiB"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(more)) as process:
+    with subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(more),
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - it does no more than that
+    ) as process:
         assert process.stderr is not None
         assert any("Checking write speed" in line for line in process.stderr)
         yield process
