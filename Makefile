@@ -42,7 +42,7 @@ demo-clean: ## Stop whatever a demo left running and delete its data
 	@if [ -x $(BIN)/spanvault ]; then $(BIN)/spanvault demo stop; fi
 	@rm -rf .demo
 
-test: setup ## Tests that need nothing but what setup installs (some 20 minutes on 2 cores)
+test: setup ## Tests that need nothing but what setup installs (at most 8 minutes on 2 cores)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/soak -m 'not apt and not slow' $(PYTEST_ARGS)
 
 azurite: setup ## Azure's test server, from npm into .tools; test-all runs this, and does without where npm is missing

@@ -227,7 +227,11 @@ def read(made: Prepared) -> list[bool]:
     return readable
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in _cases()])
+def _parameter(case: Case) -> Any:
+    return pytest.param(case, id=case.id, marks=[] if case.kind == "plain" else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("case", [_parameter(case) for case in _cases()])
 def test_damage(
     case: Case, collections: Callable[[str], Prepared], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

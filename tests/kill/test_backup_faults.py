@@ -31,7 +31,7 @@ from tests.kit.prepared import TIER
 from tests.kit.servers import TestDatabase
 
 Make = Callable[[str], "Disturbed"]
-pytestmark = PATIENCE
+pytestmark = [pytest.mark.slow, *PATIENCE]
 KEY = EncryptionOptions(passphrase=SecretStr("the passphrase of these tests"))
 PLAIN = EncryptionOptions()
 NOWHERE = Path()

@@ -30,6 +30,8 @@ from tests.kit.faults import KILLED, Action, Faults, FaultyStorage, Killed
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 # What a write that failed, or one whose answer was lost, looks like to the caller.
 POINTS = [
     "storage.put.before",

@@ -23,6 +23,8 @@ from tests.kit.harness import Backup
 from tests.kit.interrupted import Interrupted, Moment, crash_all, moments, sample
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 4
 LARGE = "(select string_agg(md5(random()::text), '') from generate_series(1, 90) where i > 0)"  # TOASTed
 

@@ -25,6 +25,8 @@ from tests.kit.harness import Backup
 from tests.kit.interrupted import Interrupted, Moment, crash_all, moments
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 KEY = EncryptionOptions(passphrase=SecretStr("the passphrase of these tests"))
 OTHER = EncryptionOptions(passphrase=SecretStr("the passphrase of somebody else"))
 INFO, PLAN = "*/ENCRYPTION-INFO-*", "*/PLAN.json"
@@ -81,7 +83,6 @@ def nothing_in_the_clear(folder: Path) -> None:
         assert not path.is_file() or MARK not in path.read_bytes(), path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("third", [0, 1, 2])
 def test_a_full_ended_at_every_named_point_and_around_its_key(runs: EncryptedRuns, third: int) -> None:
     runs.full("clean", runs.clock())
@@ -113,7 +114,6 @@ def test_a_full_ended_at_every_named_point_and_around_its_key(runs: EncryptedRun
     runs.check()
 
 
-@pytest.mark.slow
 def test_an_incremental_ended_at_every_named_point(runs: EncryptedRuns) -> None:
     runs.full("full", runs.clock())
     runs.note()

@@ -33,6 +33,8 @@ from tests.kit.harness import Backup
 from tests.kit.interrupted import Interrupted, Moment, crash_all, moments, objects_below, sample
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 LARGE = "(select string_agg(md5(random()::text), '') from generate_series(1, 90) where {0} > 0)"  # TOASTed
 
 

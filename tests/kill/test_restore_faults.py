@@ -25,7 +25,7 @@ from tests.kit.fault_restores import KINDS, Facts, Kept, Kind, facts, left_behin
 from tests.kit.faults import Faults
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
-pytestmark = PATIENCE
+pytestmark = [pytest.mark.slow, *PATIENCE]
 KEY = EncryptionOptions(passphrase=SecretStr("the passphrase of these tests"))
 SIZES = {"full": 10, "chain": 6, "encrypted": 3, "places": 3, "tables": 6, "schema": 3}
 BEFORE = "create table mine (id int primary key); insert into mine values (1), (2)"

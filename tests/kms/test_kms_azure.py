@@ -15,7 +15,7 @@ from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault
 from tests.kit.http_stub import silent
 from tests.kms.conftest import CHAIN, DATA_KEY, OTHER_CHAIN, OpenKey
 
-pytestmark = pytest.mark.usefixtures("no_credentials_of_this_machine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_credentials_of_this_machine")]
 VAULT = FakeKeyVault.vault
 
 

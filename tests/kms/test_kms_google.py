@@ -19,7 +19,7 @@ from tests.kit.fake_google_kms import FakeCryptoKey, FakeGoogleKms, encoded
 from tests.kit.fake_hosts import FakeHosts
 from tests.kms.conftest import CHAIN, DATA_KEY, OTHER_CHAIN, OpenKey
 
-pytestmark = pytest.mark.usefixtures("no_credentials_of_this_machine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_credentials_of_this_machine")]
 RING = "projects/p-1/locations/europe-west3/keyRings/ring/cryptoKeys"
 NAME = f"{RING}/backups"
 BACKUP, OTHER = "backup@p-1.iam.gserviceaccount.com", "other@p-1.iam.gserviceaccount.com"

@@ -112,6 +112,7 @@ def slow_backup(shop: TestDatabase, folder: Path) -> Iterator[tuple[subprocess.P
         process.communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatabase, tmp_path: Path) -> None:
     with slow_backup(shop, tmp_path) as (process, arguments):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the command and to its workers
@@ -128,6 +129,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_statement_goes_on(shop: TestDatab
     assert ",succeeded,2,6000," in again.stdout
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_a_failed_operation(servers_folder: Path, tmp_path: Path) -> None:
     with PostgresServer(servers_folder / "mortal", settings=SOURCE_SETTINGS) as server, fresh_database(server) as mortal:
         fill(mortal)

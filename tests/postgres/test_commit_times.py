@@ -25,6 +25,8 @@ from spanvault.model.manifest import Manifest
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 FUTURE, PAST = datetime(2099, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 

@@ -15,6 +15,8 @@ from spanvault.model.cut import Lsn
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 BIG = "string_agg(md5(random()::text), '') from generate_series(1, 400)"
 
 STATEMENTS = [

@@ -24,6 +24,8 @@ from tests.kit.command_line import spanvault
 from tests.kit.harness import Backup, Notes
 from tests.kit.servers import TestDatabase, drop_database
 
+pytestmark = pytest.mark.slow
+
 ENTRIES = "select tag, event, identity from spanvault.ddl_log order by id"
 LEFT = "select (select count(*) from pg_event_trigger), (select count(*) from pg_namespace where nspname = 'spanvault')"
 

@@ -26,6 +26,8 @@ from spanvault.model.target import DatabaseTarget
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, drop_database
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a very secret passphrase ü"
 KEY = EncryptionOptions(passphrase=SecretStr(SECRET))
 MARK = "unmistakable"

@@ -19,6 +19,8 @@ from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 from tests.kit.small_disk import on_small_disk
 
+pytestmark = pytest.mark.slow
+
 FOR_NO_DOWNLOAD = 4 << 10
 FOR_NO_MERGE = 300 << 10  # The downloads have room, DuckDB's file has not.
 

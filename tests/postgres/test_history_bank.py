@@ -23,7 +23,8 @@ BALANCE, LAYERS = 1_000, 10
 RESTORED = 0.04  # of the times; at the others the rows are read that a restore would load
 
 
-@pytest.mark.parametrize(("accounts", "times"), [(10_000, 30), pytest.param(50_000, 100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("accounts", "times"), [(10_000, 30), (50_000, 100)])
 def test_the_sum_holds_at_every_time(database: TestDatabase, tmp_path: Path, accounts: int, times: int) -> None:
     database.execute(
         f"create table account (id int primary key, balance bigint not null);"

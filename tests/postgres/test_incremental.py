@@ -138,6 +138,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SHAPES)
 def test_changed_shapes(backup: Backup, case: str) -> None:
     fill(backup.database)

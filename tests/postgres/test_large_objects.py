@@ -268,6 +268,7 @@ def _run_and_die(cluster: Cluster, request: RestoreRequest, point: str, nth: int
     run_restore(Context(wrap=lambda storage: FaultyStorage(storage, faults)), cluster, request, processes=False)
 
 
+@pytest.mark.slow
 def test_a_killed_restore_goes_on(chain: Chain, target: TestDatabase) -> None:
     request = request_of(chain, target, chain.layers[0].end.lsn)
     for point, nth in (("storage.read_chunks.after", 1), ("storage.read_chunks.before", 4), ("storage.read_chunks.after", 4)):

@@ -21,6 +21,8 @@ from spanvault.model.manifest import Manifest
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def backup(database: TestDatabase, tmp_path: Path) -> Iterator[Backup]:

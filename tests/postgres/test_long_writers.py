@@ -20,6 +20,8 @@ from spanvault.restore.origin import AtCut
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 SHORT = 0.5  # seconds that a seal waits for the writer here
 BIG = "(select string_agg(md5(random()::text), '') from generate_series(1, 400) where i > 0)"  # TOASTed
 

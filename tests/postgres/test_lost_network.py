@@ -24,6 +24,8 @@ from tests.kit.harness import Backup
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, drop_database, fresh_database
 from tests.kit.tcp_proxy import TcpProxy
 
+pytestmark = pytest.mark.slow
+
 FILL = (
     "create table item (id int primary key, name text);"
     "insert into item select i, repeat(md5(i::text), 4) from generate_series(1, 40000) i"

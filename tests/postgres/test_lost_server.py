@@ -25,6 +25,8 @@ from tests.kit.faults import Faults
 from tests.kit.harness import Backup
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(servers_folder: Path, request: pytest.FixtureRequest) -> Iterator[PostgresServer]:

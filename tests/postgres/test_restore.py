@@ -311,6 +311,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_same_statement_ends_it(zoo: TestDatabase, target: TestDatabase, tmp_path: Path) -> None:
     """One restore that is killed at one place after the other, each time with a real SIGKILL, and continued."""
     back_up(zoo, tmp_path / "c")

@@ -32,6 +32,8 @@ from tests.kit.faults import KILL, Faults, FaultyStorage
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database, fresh_database
 
+pytestmark = pytest.mark.slow
+
 SHOP = """
     CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, amount numeric(10, 2), big text);
     CREATE INDEX by_name ON item (name);

@@ -19,6 +19,8 @@ from spanvault.model.request import BackupOptions, BackupRequest, RestoreOptions
 from spanvault.model.target import DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
 from tests.kit.servers import TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 SHOP = """
     CREATE SCHEMA sales;
     CREATE TYPE status AS ENUM ('new', 'paid');

@@ -25,6 +25,8 @@ from spanvault.model.target import DatabaseTarget
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 BIG = "string_agg(md5(random()::text), '') from generate_series(1, 400)"  # 12,800 incompressible bytes: TOASTed
 
 

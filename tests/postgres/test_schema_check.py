@@ -16,6 +16,8 @@ from tests.kit.command_line import answer, refusal
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 SHOP = (
     "create type mood as enum ('sad', 'happy'); create schema sales;"
     "create table item (id int primary key, m mood); insert into item values (1, 'sad');"

@@ -21,6 +21,8 @@ from spanvault.model.manifest import Manifest
 from tests.kit.harness import Backup
 from tests.kit.servers import SOURCE_SETTINGS, TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(servers_folder: Path) -> Iterator[PostgresServer]:

@@ -32,6 +32,8 @@ from tests.kit.servers import TestDatabase, fresh_database
 from tests.kit.standbys import Nodes, running_nodes, someone_at_work, wait_for
 from tests.kit.writers import Writers, fill
 
+pytestmark = pytest.mark.slow
+
 QUIET = "quiet"
 
 
@@ -137,7 +139,6 @@ def rows_at_snapshot(database: TestDatabase) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
 def test_a_backup_from_standbys_is_the_primarys_state_at_the_cut(nodes: Nodes, source: TestDatabase, tmp_path: Path) -> None:
     fill(source)
     before = read_by_scans(source, QUIET)

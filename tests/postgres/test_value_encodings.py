@@ -20,6 +20,8 @@ from tests.kit.dumps import database_text
 from tests.kit.harness import Notes
 from tests.kit.servers import TestDatabase, drop_database
 
+pytestmark = pytest.mark.slow
+
 # How the database is made, and a text that its encoding has.
 DATABASES = {
     "latin1": ("ENCODING 'LATIN1' LOCALE 'C'", "ÿçé £¥"),

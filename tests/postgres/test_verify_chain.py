@@ -16,6 +16,8 @@ from spanvault.verify.files import check_files
 from tests.kit.harness import Backup
 from tests.kit.servers import TestDatabase
 
+pytestmark = pytest.mark.slow
+
 STATEMENTS = [
     ["update t set n = -1 where id < 20", "delete from t where id = 30"],
     ["update t set id = id + 5000 where id between 10 and 15", "update counted set b = 'y' where a = 1"],

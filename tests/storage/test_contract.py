@@ -178,6 +178,7 @@ def test_put_replaces_and_create_only_does_not(storage: Storage) -> None:
     assert storage.get("key") == b"4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [lambda _: b"the same", lambda number: b"%d" % number], ids=["equal", "different"])
 def test_of_racing_creators_exactly_one_wins(storage: Storage, content: Callable[[int], bytes]) -> None:
     for turn in range(3):

@@ -23,6 +23,8 @@ from tests.kit.fake_gcs_bucket import FakeGcsBucket, told_date
 from tests.kit.tcp_proxy import TcpProxy
 from tests.storage.conftest import OpenStorage
 
+pytestmark = pytest.mark.slow
+
 Place = Callable[..., LockableStorage]
 DAY = 86_400
 GOVERNED = {"OBJECT_LOCK_MODE": "GOVERNANCE", "OBJECT_LOCK_DAYS": "2"}
@@ -280,7 +282,6 @@ def test_google_locks_are_found_through_what_wraps_a_storage(place: Place) -> No
     assert wrapped.lock_of("key") == storage.lock_of("key") != None  # noqa: E711
 
 
-@pytest.mark.slow
 def test_a_check_tries_googles_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeGcsBucket(retention=True) as bucket:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket.endpoint)

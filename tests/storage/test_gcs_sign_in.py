@@ -17,6 +17,8 @@ from tests.kit.fake_google_sign_in import HOSTS, FakeGoogle
 from tests.kit.fake_hosts import FakeHosts
 from tests.storage.conftest import OpenStorage
 
+pytestmark = pytest.mark.slow
+
 BACKUP, MIDDLE, LAST = (f"{name}@p-1.iam.gserviceaccount.com" for name in ("backup", "middle", "last"))
 USER = {
     "type": "authorized_user",

@@ -16,6 +16,8 @@ from tests.kit.fake_gcs_bucket import UNIT, FakeGcsBucket, FakeObject, Fault
 from tests.kit.faults import Killed
 from tests.storage.conftest import BUCKET, OpenStorage
 
+pytestmark = pytest.mark.slow
+
 # With 16 MiB of memory: one chunk being filled, one on its way.
 CHUNK = 8 << 20
 Open = Callable[[FakeGcsBucket], Storage]

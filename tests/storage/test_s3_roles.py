@@ -22,6 +22,8 @@ from tests.kit.seaweed_roles import FIRST, FORBIDDEN, SECOND, UNVERSIONED, seawe
 from tests.kit.tcp_proxy import TcpProxy
 from tests.storage.conftest import OpenStorage
 
+pytestmark = pytest.mark.slow
+
 Uri = Callable[..., str]
 BUCKET = "roles"
 EXPIRED = (

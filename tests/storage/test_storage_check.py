@@ -354,6 +354,7 @@ def _killed_while_it_writes(folder: Path) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
     with _writing(tmp_path) as process:
         os.kill(process.pid, signal.SIGINT)
@@ -364,6 +365,7 @@ def test_ctrl_c_at_the_command_line(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_check_left_goes_a_day_later(local: str, tmp_path: Path) -> None:
     stranger = "spanvault-check-of-mine/first"
     (tmp_path / stranger).parent.mkdir()
@@ -489,6 +491,7 @@ def kept(seaweed: SeaweedServer, bucket: str) -> int:
     return len(answer.get("Versions", ())) + len(answer.get("DeleteMarkers", ()))
 
 
+@pytest.mark.slow
 def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, lock_bucket: str, only_asked_for: None) -> None:
     """Both modes at once, since each check waits for its locks' end."""
 
@@ -506,6 +509,7 @@ def test_a_lock_is_tried_for_seconds_and_nothing_stays(seaweed: SeaweedServer, l
     assert kept(seaweed, lock_bucket) == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_something_is_locked_leaves_nothing(
     seaweed: SeaweedServer, lock_bucket: str, only_asked_for: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -522,6 +526,7 @@ def test_ctrl_c_while_something_is_locked_leaves_nothing(
     assert kept(seaweed, lock_bucket) == 0
 
 
+@pytest.mark.slow
 def test_a_hold_is_not_tried_and_that_is_said(seaweed: SeaweedServer, lock_bucket: str) -> None:
     found = checked(seaweed.uri(lock_bucket, str(uuid.uuid4())) + "&OBJECT_LOCK_LEGAL_HOLD=true")
     assert wrong(found) == {**VERSIONED, "object lock": "warning"}

@@ -32,6 +32,8 @@ from spanvault.verify.data import check_data
 from tests.kit.collections import PLANNED_AT, at, write_collection, write_layer, write_uncommitted
 from tests.kit.command_line import answer, refusal
 
+pytestmark = pytest.mark.slow
+
 LATER = datetime.now(UTC) + timedelta(days=2)
 BUCKET = "chain-locks"
 DAY = 86_400

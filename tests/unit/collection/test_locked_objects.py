@@ -95,6 +95,7 @@ def tidy(place: Place, elsewhere: Place) -> None:
     assert sweep(place.storage, now=NOW, dry_run=False, open_location=opener(elsewhere)).problems == ()
 
 
+@pytest.mark.slow
 def test_whichever_object_is_locked_expiry_leaves_a_whole_chain_or_garbage_that_goes_later(tmp_path: Path) -> None:
     place, elsewhere = two_places(tmp_path / "0")
     subdir = write_chain(place, elsewhere)

@@ -244,6 +244,7 @@ def test_a_marked_chain_neither_expires_nor_counts(storage: LocalStorage) -> Non
     assert "marked invalid" in report.problems[0]
 
 
+@pytest.mark.slow
 def test_killed_anywhere_expiry_of_layers_leaves_a_whole_chain_or_none(tmp_path: Path) -> None:
     original, location = (LocalStorage(tmp_path / name / "0", f"file:///{name}") for name in ("collection", "elsewhere"))
     chain = _chain(original, location)

@@ -47,6 +47,7 @@ def test_the_uri_carries_what_a_client_needs(seaweed: SeaweedServer) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_was_stored_survives_stop_and_start(tmp_path: Path) -> None:
     with SeaweedServer(tmp_path / "weed") as server:
         server.create_bucket("kept")
