@@ -9,7 +9,7 @@ from spanvault.config.clusters import Cluster
 from spanvault.engine.context import Context
 from spanvault.engine.here import require_here
 from spanvault.engine.sound import check_written
-from spanvault.engine.steps import advance_protection, export_batch, plan_backup, seal_backup, write_manifest
+from spanvault.engine.steps import advance_protection, batch_exporter, export_batch, plan_backup, seal_backup, write_manifest
 from spanvault.engine.worker_pool import in_processes
 from spanvault.engine.worker_template import begin_template
 from spanvault.model.manifest import Manifest, Plan
@@ -51,5 +51,4 @@ def _export_in_processes(context: Context, cluster: Cluster, request: BackupRequ
             context.progress.note(sentence)
         context.progress.advance(rows=summary.rows, bytes_=batch.estimated_bytes, units=len(batch.spans))
 
-    arguments = [(cluster, request.into, plan, batch.index) for batch in plan.batches]
-    in_processes(context, request.options.workers, export_batch, arguments, done)
+    in_processes(context, request.options.workers, batch_exporter, (cluster, request.into, plan), len(plan.batches), done)

@@ -7,8 +7,8 @@ from spanvault.engine.context import Context
 from spanvault.engine.here import require_here
 from spanvault.engine.restore_steps import (
     abandon_restore,
+    batch_loader,
     finish_restore,
-    load_batch,
     plan_begun,
     plan_restore,
     restore_schema,
@@ -64,9 +64,10 @@ def _load(context: Context, cluster: Cluster, plan: RestorePlan, *, processes: b
     context.progress.step("load" if plan.loads else "verify", sum(batch.bytes for batch in plan.batches), units)
     if processes and len(plan.batches) > 1 and plan.request.options.workers > 1:
         _load_in_processes(context, cluster, plan)
-    else:
+    elif plan.batches:
+        load_batch = batch_loader(context, cluster, plan.request)
         for batch in plan.batches:
-            load_batch(context, cluster, plan.request, batch.index)
+            load_batch(batch.index)
     context.reached("restore.after_load")
 
 
@@ -75,8 +76,7 @@ def _load_in_processes(context: Context, cluster: Cluster, plan: RestorePlan) ->
         batch = plan.batches[index]
         context.progress.advance(rows=summary.rows, bytes_=batch.bytes, units=len(batch.units))
 
-    arguments = [(cluster, plan.request, batch.index) for batch in plan.batches]
-    in_processes(context, plan.request.options.workers, load_batch, arguments, done)
+    in_processes(context, plan.request.options.workers, batch_loader, (cluster, plan.request), len(plan.batches), done)
 
 
 def _result(plan: RestorePlan, status: str, rows: int) -> Result:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -76,10 +76,22 @@ def restore_schema(context: Context, cluster: Cluster, request: RestoreRequest) 
     context.reached("restore.after_schema")
 
 
-@translated("Loading a batch")
 def load_batch(context: Context, cluster: Cluster, request: RestoreRequest, index: int) -> LoadSummary:
     """Load what is missing of a batch."""
-    return load(_work(context, cluster, request), index)
+    return batch_loader(context, cluster, request)(index)
+
+
+@translated("Planning the restore")
+def batch_loader(context: Context, cluster: Cluster, request: RestoreRequest) -> Callable[[int], LoadSummary]:
+    """`load_batch` for a process that works on several: what the restore is of is read from the collection once. Its schema
+    is made by now, so that the target remembers from which layers."""
+    work = _work(context, cluster, request)
+
+    @translated("Loading a batch")
+    def load_one(index: int) -> LoadSummary:
+        return load(work, index)
+
+    return load_one
 
 
 @translated("Finishing the restore")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 from spanvault.backup.compact import Compaction
 from spanvault.backup.export import BatchSummary
@@ -174,6 +175,11 @@ def export_batch(context: Context, cluster: Cluster, into: str, plan: Plan, inde
         return BatchSummary(index=index, spans=0, skipped=len(plan.batches[index].spans), rows=0, bytes=0)
     renew(cluster, plan, context.clock)
     return export(run, index)
+
+
+def batch_exporter(context: Context, cluster: Cluster, into: str, plan: Plan) -> Callable[[int], BatchSummary]:
+    """`export_batch` for a process that works on several."""
+    return partial(export_batch, context, cluster, into, plan)
 
 
 @translated("Sealing the backup")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import util
 from typing import Any, TypeVar
 
@@ -24,19 +25,23 @@ from spanvault.errors import Retryable
 from spanvault.model.request import EncryptionOptions
 
 Summary = TypeVar("Summary")
-_contexts: list[Context] = []  # of a worker process: its one
+# Of a worker process: how its work begins, and from its first batch on what it does with each.
+_begins: list[Callable[[], Callable[[int], Any]]] = []
+_works: list[Callable[[int], Any]] = []
 
 
 def in_processes(
     context: Context,
     workers: int,
-    work: Callable[..., Summary],
-    arguments: Sequence[tuple[Any, ...]],
+    begin: Callable[..., Callable[[int], Summary]],
+    common: Sequence[Any],
+    batches: int,
     done: Callable[[int, Summary], None],
 ) -> None:
-    """Call `work` once with a context and each of `arguments`, in up to `workers` processes; `done` hears each result with
-    its index. A process has one context, with the settings, connections and keys of this one and with the chains open
-    that are open here.
+    """Work on the batches numbered from 0, each once, in up to `workers` processes; `done` hears each result with its number.
+
+    A process calls `begin` with a context and `common` when it has its first batch, and what that returned with the number
+    of each. Its context has the settings, connections and keys of this one, and the chains open that are open here.
 
     The first failure stops what has not begun and is raised; Retryable when a process was killed. Processes end silently
     at Ctrl-C and when this one is killed, whatever they do: every batch may be interrupted anywhere.
@@ -44,11 +49,12 @@ def in_processes(
     begin_template()
     template, others = template_context(), set(multiprocessing.active_children())
     opened = {uri: keyring.opened() for uri, keyring in context.keyrings.items()}
-    common = (util.get_temp_dir(), dict(os.environ), context.settings, context.connections, context.encryption, opened)
-    with ProcessPoolExecutor(min(workers, len(arguments)), mp_context=template, initializer=_begin, initargs=common) as pool:
+    parts = (context.settings, context.connections, context.encryption, opened)
+    given = (util.get_temp_dir(), dict(os.environ), *parts, begin, common)
+    with ProcessPoolExecutor(min(workers, batches), mp_context=template, initializer=_begin, initargs=given) as pool:
         try:
             with _interrupts_later():
-                futures = {pool.submit(_call, work, *each): index for index, each in enumerate(arguments)}
+                futures = {pool.submit(_work_on, index): index for index in range(batches)}
             for future in as_completed(futures):
                 done(futures[future], future.result())
         except KeyboardInterrupt:
@@ -85,6 +91,8 @@ def _begin(
     connections: ConnectionResolver,
     encryption: EncryptionOptions,
     opened: Mapping[str, Mapping[str, Unlocked]],
+    begin: Callable[..., Callable[[int], Any]],
+    common: Sequence[Any],
 ) -> None:
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     leave_pandas_out()
@@ -95,7 +103,8 @@ def _begin(
     context = Context(settings=settings, connections=connections, encryption=encryption)
     for uri, chains in opened.items():
         context.keyring(uri).take(chains)
-    _contexts[:] = [context]
+    # Not called here: what it raises would be lost.
+    _begins[:] = [partial(begin, context, *common)]
 
 
 def _end_with_parent(folder: str) -> None:
@@ -109,5 +118,7 @@ def _end_with_parent(folder: str) -> None:
     os._exit(1)
 
 
-def _call(work: Callable[..., Summary], *arguments: Any) -> Summary:
-    return work(_contexts[0], *arguments)
+def _work_on(index: int) -> Any:
+    if not _works:
+        _works.append(_begins[0]())
+    return _works[0](index)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pydantic import SecretStr
 
 from spanvault.engine.context import Context
 from spanvault.engine.worker_pool import in_processes
+from spanvault.errors import BadInput
 from spanvault.model.request import EncryptionOptions
 
 MAIN = """
@@ -28,7 +30,11 @@ from spanvault.engine.worker_pool import in_processes
 
 FOLDER = Path(sys.argv[1])
 
-def work(context, name):
+def begin(context):
+    return work
+
+def work(index):
+    name = ("one", "two")[index]
     # Under another name first: who reads the file must find the number in it.
     (FOLDER / f"{name}.new").write_text(f"{os.getpid()} {os.getppid()}")
     (FOLDER / f"{name}.new").rename(FOLDER / f"{name}.pid")
@@ -43,7 +49,7 @@ if __name__ == "__main__":
             return read(file)
         popen_forkserver.forkserver.read_signed = interrupted
     try:
-        in_processes(Context(), 2, work, [("one",), ("two",)], lambda *_: None)
+        in_processes(Context(), 2, begin, (), 2, lambda *_: None)
     except KeyboardInterrupt:
         sys.exit(130)
 """
@@ -94,19 +100,31 @@ def test_an_interrupt_while_workers_start_prints_nothing(script: Path, tmp_path:
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
-def read_plan(context: Context, uri: str, subdir: str) -> bytes:
-    return context.storage(uri).get(f"{subdir}/PLAN.json")
+def reader_of_plans(context: Context, uri: str, subdirs: Sequence[str]) -> Callable[[int], tuple[bytes, int]]:
+    begun = uuid.uuid4().int
+    return lambda index: (context.storage(uri).get(f"{subdirs[index]}/PLAN.json"), begun)
 
 
 def test_workers_are_given_the_opened_chains(tmp_path: Path) -> None:
-    uri, subdir = f"file://{tmp_path}/shop", "2026/11/22-143000.12"
+    uri, subdirs = f"file://{tmp_path}/shop", ["2026/11/22-143000.12", "2026/11/22-143000.13"]
     context = Context(encryption=EncryptionOptions(passphrase=SecretStr("what opened it")))
-    context.storage(uri).put(f"{subdir}/PLAN.json", b"the plan", create_only=True)
+    for subdir in subdirs:
+        context.storage(uri).put(f"{subdir}/PLAN.json", subdir.encode(), create_only=True)
     # With these keys no worker could open the chain by itself.
     context = replace(context, encryption=EncryptionOptions(passphrase=SecretStr("something else")))
-    read: list[bytes] = []
-    in_processes(context, 1, read_plan, [(uri, subdir)], lambda _, plan: read.append(plan))
-    assert read == [b"the plan"]
+    read: dict[int, tuple[bytes, int]] = {}
+    in_processes(context, 1, reader_of_plans, (uri, subdirs), 2, read.__setitem__)
+    assert [read[index][0] for index in (0, 1)] == [subdir.encode() for subdir in subdirs]
+    assert read[0][1] == read[1][1], "a process begins once"
+
+
+def failing(context: Context) -> Callable[[int], None]:
+    raise BadInput("It cannot begin.")
+
+
+def test_what_keeps_a_worker_from_beginning_comes_out() -> None:
+    with pytest.raises(BadInput, match="It cannot begin"):
+        in_processes(Context(), 2, failing, (), 3, lambda *_: pytest.fail("nothing was done"))
 
 
 FOREIGN = """
@@ -114,11 +132,14 @@ import os, sys
 from spanvault.engine.context import Context
 from spanvault.engine.worker_pool import in_processes
 
-def path(context):
+def begin(context):
+    return path
+
+def path(index):
     return sys.path, os.environ.get("PYTHONSAFEPATH")
 
 if __name__ == "__main__":
-    in_processes(Context(), 1, path, [()], lambda _, found: print(found))
+    in_processes(Context(), 1, begin, (), 1, lambda _, found: print(found))
 """
 
 

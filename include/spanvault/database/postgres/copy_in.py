@@ -17,7 +17,9 @@ from spanvault.database.postgres.quoting import quote
 from spanvault.database.postgres.sqlstate import translated
 from spanvault.model.schema import Column
 
-_LONG_BYTES: Final = 64 << 20  # of one batch, encoded
+# Of one batch, encoded.
+_FEW_BYTES: Final = 1 << 20
+_LONG_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -52,24 +54,24 @@ def copy_batches(
 
 
 def _encoded_ahead(batches: Iterator[pa.RecordBatch], columns: Sequence[Column]) -> Iterator[_Encoded]:
-    """Each batch encoded; the next one is read and encoded while the server takes this one."""
+    """Each batch encoded; unless they are small the next one is read and encoded while the server takes this one."""
 
     def following() -> _Encoded | None:
         batch = next(batches, None)
         return None if batch is None else _encode(batch, columns)
 
+    while (encoded := following()) is not None and len(encoded.data) < _FEW_BYTES:
+        yield encoded  # to begin a thread would take longer
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
-        pending = ahead.submit(following)
-        while (encoded := pending.result()) is not None:
-            if len(encoded.data) > _LONG_BYTES:
-                # Long rows: both batches would be in memory some times over.
-                yield encoded
-                del encoded
+        while encoded is not None:
+            # Long rows: both batches would be in memory some times over.
+            pending = ahead.submit(following) if len(encoded.data) <= _LONG_BYTES else None
+            yield encoded
+            del encoded
+            if pending is None:
                 pa.default_memory_pool().release_unused()
                 pending = ahead.submit(following)
-            else:
-                pending = ahead.submit(following)
-                yield encoded
+            encoded = pending.result()
 
 
 def _encode(batch: pa.RecordBatch, columns: Sequence[Column]) -> _Encoded:
