@@ -20,6 +20,7 @@ from spanvault.engine.context import Context
 from spanvault.engine.worker_pool import in_processes
 from spanvault.errors import BadInput
 from spanvault.model.request import EncryptionOptions
+from tests.kit.command_line import hear_ctrl_c
 
 MAIN = """
 import os, signal, sys, time
@@ -96,7 +97,14 @@ def test_workers_end_when_the_main_process_is_killed(script: Path, tmp_path: Pat
 
 def test_an_interrupt_while_workers_start_prints_nothing(script: Path, tmp_path: Path) -> None:
     command: list[str | Path] = [sys.executable, script, tmp_path, "interrupted"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - it does no more than that
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
