@@ -103,7 +103,7 @@ def test_an_interrupt_while_workers_start_prints_nothing(script: Path, tmp_path:
         text=True,
         timeout=120,
         check=False,
-        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 - it does no more than that
+        preexec_fn=hear_ctrl_c,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
