@@ -31,6 +31,8 @@ from spanvault.storage.registry import open_storage
 from tests.kit.airflow import AIRFLOW, AirflowMetadata
 from tests.kit.collections import at, write_collection, write_layer
 
+pytestmark = pytest.mark.slow
+
 RUN = ("full_backup", "manual__2026-11-22T15:30:00+00:00")
 PASSWORDS = {"ada": "admin-s", "vera": "viewer-s", "noel": "nobody-s"}
 ROLES = {"ada": "admin", "vera": "viewer", "noel": ""}

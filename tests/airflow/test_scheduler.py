@@ -17,6 +17,8 @@ from spanvault.model.manifest import Plan
 from tests.kit.airflow import AirflowApi, AirflowMetadata
 from tests.kit.servers import TestDatabase, fresh_database
 
+pytestmark = pytest.mark.slow
+
 TABLES = 10
 Listing = Callable[[Path], dict[str, str]]
 
