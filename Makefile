@@ -68,7 +68,7 @@ soak: setup ## Random histories against PostgreSQL's own recovery (SOAK_ROUNDS=1
 
 # What decides what is stored, decrypted and restored: nothing of it may be untested.
 WHOLLY_COVERED := include/spanvault/collection/*,include/spanvault/crypto/*,include/spanvault/restore/plan.py,include/spanvault/restore/selective.py,include/spanvault/restore/origin.py,include/spanvault/restore/resume.py
-coverage: setup azurite ## Branch coverage of the engine by its own tests, against its limits (some 35 minutes)
+coverage: setup azurite ## Branch coverage of the engine by its own tests, against its limits (about half an hour)
 	@mkdir -p .cache/coverage && $(BIN)/coverage erase
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report= \
 		--ignore=tests/soak --ignore=tests/demo --ignore=tests/airflow --ignore=tests/docs $(PYTEST_ARGS)
