@@ -217,6 +217,7 @@ def test_the_value_of_a_column_that_was_dropped_since_is_not_looked_for(tmp_path
         ("text", 25, {}, "{plain}", "plain"),
         ("text", 25, {}, '{""}', ""),
         ("text", 25, {}, '{"NULL"}', "NULL"),
+        ("text", 25, {}, "{NULL}", None),
         ("text", 25, {}, None, None),
         ("bool", 16, {}, "{t}", "t"),
         ("numeric", 1700, {"typmod": (10 << 16) + 2 + 4}, "{1.50}", "1.50"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -104,6 +105,35 @@ def test_all_batches_have_one_schema_in_the_last_layers_shape(tmp_path: Path) ->
         ("D", 3, None, None, None),
         ("U", 2, "20", 6, None),
     ]
+
+
+@pytest.mark.parametrize("capture", ["log", "count"])
+def test_values_of_any_layer_come_as_postgresql_spells_them_where_one_has_text(
+    tmp_path: Path, capture: Literal["log", "count"]
+) -> None:
+    key = (1,) if capture == "log" else ()
+    before = table(column(1, "id", "int8", 20), column(2, "data", "bytea", 17), key=key, capture=capture)
+    seen = column(3, "seen", "timestamptz", 1184, missing_value='{"2020-01-02 03:04:05.5+00"}')
+    history = History(tmp_path, before)
+    history.layer()
+    history.changes([Change("I", 1, (1, b"\x00\xff"))])
+    history.layer(table(*before.columns, seen, key=key, capture=capture))
+    history.changes([Change("I", 1, (2, "\\x61", "infinity"))], text=["data", "seen"])
+    assert rows(history, 1, 2, "id", "data", "seen") == [
+        (1, "\\x00ff", "2020-01-02 03:04:05.5+00"),
+        (2, "\\x61", "infinity"),
+    ]
+
+
+def test_changes_behind_a_stretch_of_overtaken_ones_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def narrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        return (batch.slice(first, 2) for batch in batches for first in range(0, batch.num_rows, 2))
+
+    monkeypatch.setattr("spanvault.merge.changes.windows", narrow)
+    history = History(tmp_path, DOCS)
+    history.layer()
+    history.changes([Change("I", seq, (seq % 2, f"version {seq}", 0)) for seq in range(1, 7)])
+    assert rows(history, 1, 1, "id", "body") == [(1, "version 5"), (0, "version 6")]
 
 
 def test_counted_changes_are_all_kept(tmp_path: Path) -> None:
