@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class FakeKeyVault:
     """A context manager: one vault named `vault` with keys by name and version.
 
     `rights` are what the client may do; `answers` are given to the next vault requests instead of the real ones: a status
-    with its headers. `requests` are (method, host, path) of what the vaults were asked.
+    with its headers; `damage` changes what is unwrapped. `requests` are (method, host, path) of what the vaults were asked.
     """
 
     vault = "spanvault-test"
@@ -48,6 +48,7 @@ class FakeKeyVault:
         self.keys: dict[tuple[str, str], FakeKeyVersion] = {}
         self.rights = {"get", "wrapKey", "unwrapKey"}
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.damage: Callable[[bytes], bytes] = lambda unwrapped: unwrapped
         self.requests: list[tuple[str, str, str]] = []
         self._token = str(uuid.uuid4())
         self._hosts = FakeHosts(folder, [LOGIN, "login.microsoftonline.us", *(f"*.{suffix}" for suffix in VAULTS)], self.answer)
@@ -115,8 +116,7 @@ class FakeKeyVault:
             return Answer(200, {"key": jwk, "attributes": {"enabled": key.enabled, "created": 1, "updated": 1}})
         return self._operate(key, kid, operation, json.loads(body))
 
-    @staticmethod
-    def _operate(key: FakeKeyVersion, kid: str, operation: str, asked: Mapping[str, str]) -> Answer:
+    def _operate(self, key: FakeKeyVersion, kid: str, operation: str, asked: Mapping[str, str]) -> Answer:
         # Only what needs the private key is refused for a disabled key: https://github.com/Azure/azure-sdk-for-python/issues/45342
         if operation == "unwrapKey" and not key.enabled:
             return Answer(403, _error("Forbidden", "Operation unwrapKey is not allowed on a disabled key.", "KeyDisabled"))
@@ -124,7 +124,11 @@ class FakeKeyVault:
             return Answer(400, _error("BadParameter", f"The algorithm {asked['alg']} is not supported by this fake."))
         value = base64.urlsafe_b64decode(asked["value"] + "==")
         try:
-            done = key.private.public_key().encrypt(value, _OAEP) if operation == "wrapKey" else key.private.decrypt(value, _OAEP)
+            done = (
+                key.private.public_key().encrypt(value, _OAEP)
+                if operation == "wrapKey"
+                else self.damage(key.private.decrypt(value, _OAEP))
+            )
         except ValueError:
             return Answer(400, _error("BadParameter", "The parameter is incorrect.\r\n"))
         return Answer(200, {"kid": kid, "value": _base64(done)})

@@ -164,6 +164,23 @@ def test_a_role_that_may_not_be_assumed_is_named(opened: OpenKey, strict: MotoSe
     assert f"does not let these credentials assume {role}" in text
 
 
+def test_a_connection_whose_role_can_be_none_is_refused_with_the_reason(opened: OpenKey, moto: MotoServer, key_id: str) -> None:
+    known = connection(login="A", password="hunter2", extra={"endpoint_url": moto.endpoint, "role_arn": "backups"})
+    said = refusal(opened(f"aws:///{key_id}?REGION={REGION}&conn_id=my_aws", known), "wrap", BadInput)
+    assert "cannot be used as described" in said
+    assert "RoleArn" in said
+
+
+def test_a_role_that_cannot_be_asked_for_now_may_be_tried_later(opened: OpenKey, moto: MotoServer, key_id: str) -> None:
+    services = {"kms": {"endpoint_url": moto.endpoint}, "sts": {"endpoint_url": "http://127.0.0.1:9"}}
+    known = connection(login="A", password="hunter2", extra={"service_config": services})
+    uri = f"aws:///{key_id}?REGION={REGION}&conn_id=my_aws"
+    assert opened(uri, known).wrap(DATA_KEY, CHAIN)
+    assert "AWS STS cannot be reached" in refusal(
+        opened(f"{uri}&ASSUME_ROLE=arn:aws:iam::123456789012:role/r", known), "wrap", Retryable
+    )
+
+
 def aws_error(code: str, message: str = "the reason") -> bytes:
     """https://docs.aws.amazon.com/kms/latest/developerguide/programming-errors.html"""
     return json.dumps({"__type": code, "message": message}).encode()

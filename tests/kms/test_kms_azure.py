@@ -12,7 +12,7 @@ import pytest
 from spanvault.crypto.kms import KeyService
 from spanvault.errors import BadInput, Damaged, NotFound, Refused, Retryable, SpanvaultError
 from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault
-from tests.kit.http_stub import silent
+from tests.kit.http_stub import answering, silent
 from tests.kms.conftest import CHAIN, DATA_KEY, OTHER_CHAIN, OpenKey
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_credentials_of_this_machine")]
@@ -115,6 +115,13 @@ def test_no_right_to_unwrap_is_found_before_a_backup_relies_on_it(opened: OpenKe
     assert "ForbiddenByRbac" in refusal(opened(uri_of(version)), "wrap", BadInput)
 
 
+def test_a_key_that_gives_back_another_data_key_is_found_before_a_backup_relies_on_it(
+    opened: OpenKey, vault: FakeKeyVault, version: str
+) -> None:
+    vault.damage = lambda unwrapped: unwrapped[::-1]
+    assert "gave back another data key than it was given" in refusal(opened(uri_of(version)), "wrap", Damaged)
+
+
 def test_no_rights_at_all(opened: OpenKey, vault: FakeKeyVault, version: str) -> None:
     vault.rights = set()
     assert "needs the rights to get, wrap and unwrap" in refusal(opened(uri_of(version)), "wrap", BadInput)
@@ -134,6 +141,17 @@ def test_throttling_without_an_end(opened: OpenKey, vault: FakeKeyVault, version
     assert "asks for fewer requests" in refusal(opened(uri_of(version)), "unwrap", Retryable, bytes(256))
     # The key is asked for, then the unwrapping; two tries of each.
     assert len(vault.answers) == 96
+
+
+def test_a_vault_that_goes_on_failing_may_be_tried_later(opened: OpenKey, vault: FakeKeyVault, version: str) -> None:
+    vault.answers = [(503, {})] * 100
+    assert "the key vault failed, also after several tries" in refusal(opened(uri_of(version)), "unwrap", Retryable, bytes(256))
+
+
+def test_a_tenant_that_cannot_be_one_is_refused_with_the_reason(opened: OpenKey, vault: FakeKeyVault, version: str) -> None:
+    said = refusal(opened(uri_of(version).replace(TENANT, "our%20tenant")), "wrap", BadInput)
+    assert "the key cannot be used (Invalid tenant ID provided" in said
+    assert vault.requests == []
 
 
 def test_a_server_that_is_down(opened: OpenKey, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +199,7 @@ def test_a_connection_gives_the_client(opened: OpenKey, version: str, prefix: st
         ({"extra": {"tenantId": TENANT}}, "needs the client's id"),
         ({"extra": {"key_path": "/x.json"}}, "uses key_path"),
         ({"extra": {"tenantId": 7}}, "tenantId in its extra fields must be text"),
+        ({"extra": {"managed_identity_client_id": 7}}, "managed_identity_client_id in its extra fields must be text"),
         ({"conn_type": "wasb"}, "needs one of the type 'azure'"),
     ],
 )
@@ -191,12 +210,39 @@ def test_connections_that_cannot_be_used(opened: OpenKey, fields: dict[str, obje
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_machines_own_credentials(opened: OpenKey, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("access", ["AUTH=implicit", "conn_id=my_azure"])
+def test_the_machines_own_credentials(opened: OpenKey, version: str, monkeypatch: pytest.MonkeyPatch, access: str) -> None:
     # https://learn.microsoft.com/python/api/azure-identity/azure.identity.environmentcredential
     for name, value in {"TENANT_ID": TENANT, "CLIENT_ID": CLIENT, "CLIENT_SECRET": SECRET}.items():
         monkeypatch.setenv(f"AZURE_{name}", value)
-    key = opened(f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&AUTH=implicit")
+    key = opened(f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&{access}", connection({}))
     assert key.unwrap(key.wrap(DATA_KEY, CHAIN), CHAIN) == DATA_KEY
+
+
+def test_a_connection_chooses_which_of_the_machines_identities_uses_the_key(
+    opened: OpenKey, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference
+    fields = {"extra": {"managed_identity_client_id": "the-second-one"}}
+    token = json.dumps({"access_token": "x", "expires_on": "4102444800", "resource": "x", "token_type": "Bearer"})
+    with answering(200, token.encode(), {"Content-Type": "application/json"}) as stub:
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{stub.port}/token")
+        monkeypatch.setenv("IDENTITY_HEADER", "hunter2")
+        refusal(
+            opened(f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&conn_id=my_azure", connection(fields)),
+            "wrap",
+            BadInput,
+        )
+        assert "client_id=the-second-one" in stub.requests[0][1]
+
+
+def test_a_machine_without_credentials_is_told_so(opened: OpenKey, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Wherever the test runs, its surroundings are not asked:
+    # https://learn.microsoft.com/azure/developer/python/sdk/authentication/credential-chains
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    key = opened(f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&AUTH=implicit")
+    for call in ("wrap", "unwrap"):
+        assert "this machine has no usable Azure credentials" in refusal(key, call, BadInput)
 
 
 @pytest.mark.parametrize("access", ["AUTH=implicit", "conn_id=my_azure"])

@@ -263,6 +263,8 @@ def test_a_connections_chain_comes_before_the_uris(opened: OpenKey, google: Fake
         ({"key_path": "/nowhere/key.json"}, "google_cloud_platform", "cannot be read: No such file"),
         ({"key_secret_name": "x"}, "google_cloud_platform", "uses key_secret_name"),
         ({"keyfile_dict": "{}", "impersonation_chain": 7}, "google_cloud_platform", "key file of a service account"),
+        ({"impersonation_chain": 7}, "google_cloud_platform", "impersonation_chain must be names of service accounts"),
+        ({"impersonation_chain": [7]}, "google_cloud_platform", "impersonation_chain must be names of service accounts"),
         ({}, "aws", "needs one of the type 'google_cloud_platform'"),
     ],
 )
@@ -278,13 +280,14 @@ def test_credentials_that_are_no_service_accounts(opened: OpenKey) -> None:
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("access", ["AUTH=implicit", "conn_id=my_google"])
 def test_the_machines_own_credentials(
-    opened: OpenKey, google: FakeGoogleKms, key_file: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    opened: OpenKey, google: FakeGoogleKms, key_file: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: str
 ) -> None:
     path = tmp_path / "key.json"
     path.write_text(json.dumps(key_file))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    key = opened(f"gcp-kms:///{NAME}?AUTH=implicit")
+    key = opened(f"gcp-kms:///{NAME}?{access}", connection({}))
     assert key.unwrap(key.wrap(DATA_KEY, CHAIN), CHAIN) == DATA_KEY
     assert google.calls[0] == ("Encrypt", BACKUP)
 

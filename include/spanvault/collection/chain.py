@@ -37,13 +37,8 @@ class Layer:
     data: Storage
 
     @property
-    def start(self) -> Cut:
-        """Where the layer begins."""
-        return self.manifest.start
-
-    @property
     def end(self) -> Cut:
-        """Where it ends."""
+        """Where the layer ends."""
         return self.manifest.end
 
     @property

@@ -149,7 +149,7 @@ def _layers(storage: Storage, problems: list[str]) -> Iterator[IndexEntry]:
         except Permanent as error:
             problems.append(str(error))
             continue
-        if not loaded:
+        if not loaded and names.originals:  # or it was deleted just now
             problems.append(f"The backup {subdir} is marked invalid, so it is kept and counts for nothing.")
         for manifest, data in loaded:
             yield entry_of(manifest, hashlib.sha256(data).hexdigest(), encrypted=encrypted)

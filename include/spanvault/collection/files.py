@@ -5,9 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -64,14 +63,6 @@ def read_files(storage: Storage, subdir: str, reference: ObjectReference) -> Ite
             object_key(subdir, file.path)
             last = file.path
             yield file
-
-
-@contextmanager
-def verified_object(storage: Storage, subdir: str, reference: ObjectReference) -> Iterator[IO[bytes]]:
-    """A local, seekable copy of a referenced object. Raises Damaged unless it is there with its size and digest."""
-    key = object_key(subdir, reference.path)
-    with verified_file(storage, key, sha256=reference.sha256, size=reference.bytes) as local, local.open("rb") as content:
-        yield content
 
 
 def own_objects(manifest: Manifest) -> list[ObjectReference]:

@@ -97,8 +97,12 @@ def chain_lock(storage: Storage, subdir: str, places: Iterable[Storage]) -> Chai
 
 
 def end_of_newest(storage: Storage, subdir: str) -> datetime:
-    """Until when the newest layer's manifest is protected. Raises BadInput if it is by no date."""
-    number = any_names(storage, subdir).originals[-1]
+    """Until when the newest layer's manifest is protected. Raises BadInput if it is by no date, NotFound if the backup
+    is gone."""
+    numbers = any_names(storage, subdir).originals
+    if not numbers:
+        raise NotFound(f"The backup {subdir} in {storage.display_uri} was deleted while it was looked at.")
+    number = numbers[-1]
     lock = storage.lock_of(manifest_key(subdir, number)) if isinstance(storage, LockableStorage) else None
     if lock is None or not lock.until:
         raise BadInput(

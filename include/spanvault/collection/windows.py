@@ -13,12 +13,8 @@ class LayerFacts(Protocol):
     """What must be known of a layer: a Manifest, an IndexEntry or a Layer."""
 
     @property
-    def start(self) -> Cut:
-        """Where the layer begins."""
-
-    @property
     def end(self) -> Cut:
-        """Where it ends."""
+        """Where the layer ends."""
 
     @property
     def revision_history(self) -> bool:

@@ -271,11 +271,11 @@ def change_keys(
             " it was, find out who removed its encryption info."
         )
     info = unlocked.info
-    entries = entries_for(new, unlocked.data_key, info.chain)
     if (old.passphrase is None) != (new.passphrase is None):
         raise KeyMismatch(
             f"The backup {subdir} is encrypted either with a passphrase or with keys of key services; not with both."
         )
+    entries = entries_for(new, unlocked.data_key, info.chain)
     if new.passphrase is None:
         replaced = {entry.key_id for entry in entries if isinstance(entry, KmsKey)}
         kept = [entry for entry in info.keys if isinstance(entry, KmsKey) and entry.key_id not in replaced]

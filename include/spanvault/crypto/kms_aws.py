@@ -141,6 +141,11 @@ class AwsKey:
             return BadInput(
                 f"{self.key}: AWS does not let these credentials assume {error.role}; check its trust policy and external_id."
             )
+        if isinstance(cause, (*_TIMEOUTS, *_NETWORK)):
+            return Retryable(
+                f"{self.key}: AWS STS cannot be reached for {error.role}, also after several tries; check REGION, the endpoint"
+                " and the network."
+            )
         return self._translated(cause)
 
     def _answer(self, error: ClientError) -> SpanvaultError:

@@ -16,7 +16,7 @@ from azure.core import exceptions
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.policies import RetryPolicy
-from azure.identity import ClientSecretCredential, CredentialUnavailableError, DefaultAzureCredential
+from azure.identity import ClientSecretCredential, DefaultAzureCredential
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 
 from spanvault.config.connections import ConnectionInfo, ConnectionResolver
@@ -58,8 +58,8 @@ _STATUS: dict[int, tuple[type[SpanvaultError], str]] = {
 }
 
 # The libraries log each request and each way to sign in as information, and a local operation that failed with its cause.
-for _noisy in ("azure.core.pipeline.policies.http_logging_policy", "azure.identity"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
+logging.getLogger("azure.identity").setLevel(logging.ERROR)  # what it warns of is in the error that it raises
 
 
 class AzureKey:
@@ -96,18 +96,21 @@ class AzureKey:
 
     @contextmanager
     def _client(self, *, unwrapping: bool = False) -> Iterator[CryptographyClient]:
+        implicit = False
         try:
             with (
                 self._credential() as credential,
                 CryptographyClient(self._url, credential, retry_policy=_Retries(**self._waits), **self._waits) as client,
             ):
+                implicit = isinstance(credential, DefaultAzureCredential)
                 yield client
         except (AzureError, ValueError) as error:
+            if implicit and isinstance(error, ClientAuthenticationError):
+                # azure-identity raises the same whatever each of its ways to sign in says.
+                raise BadInput(f"{self.key}: this machine has no usable Azure credentials.") from None
             raise self._translated(error, unwrapping=unwrapping) from None
 
     def _translated(self, error: Exception, *, unwrapping: bool) -> SpanvaultError:
-        if isinstance(error, CredentialUnavailableError):
-            return BadInput(f"{self.key}: this machine has no usable Azure credentials.")
         if isinstance(error, ClientAuthenticationError) and isinstance(error.__cause__, AzureError):
             # azure-identity says that the sign-in failed, whatever the reason.
             return self._translated(error.__cause__, unwrapping=unwrapping)

@@ -50,7 +50,7 @@ _ANSWERS: tuple[tuple[type[Exception], type[SpanvaultError], str], ...] = (
     (exceptions.DeadlineExceeded, Retryable, "{key}: Google Cloud KMS did not answer in time, also after several tries."),
     (exceptions.ServiceUnavailable, Retryable, "{key}: Google Cloud KMS cannot be reached ({reason})."),
     (exceptions.ServerError, Retryable, "{key}: Google Cloud KMS failed, also after several tries ({reason})."),
-    (exceptions.GoogleAPICallError, BadInput, "{key} refused the call ({reason}); it must be a symmetric key that encrypts."),
+    (exceptions.GoogleAPIError, BadInput, "{key} refused the call ({reason}); it must be a symmetric key that encrypts."),
     (DefaultCredentialsError, BadInput, "{key}: this machine has no usable Google credentials."),
     (TransportError, Retryable, "{key}: Google's sign-in cannot be reached; check the network."),
     (GoogleAuthError, BadInput, "{key}: Google refused the sign-in; check the account's key and the right to each ASSUME_ROLE."),
@@ -141,10 +141,8 @@ class GoogleKey:
     def _translated(self, error: Exception, *, wrapped: bool) -> SpanvaultError:
         if wrapped and isinstance(error, exceptions.InvalidArgument):
             return Damaged(f"{self.key} cannot unwrap the data key: it is damaged, of another chain or wrapped by another key.")
-        for known, kind, sentence in _ANSWERS:
-            if isinstance(error, known):
-                return kind(sentence.format(key=self.key, reason=one_line(getattr(error, "message", ""))))
-        return BadInput(f"{self.key} refused the call.")
+        kind, sentence = next((kind, sentence) for known, kind, sentence in _ANSWERS if isinstance(error, known))
+        return kind(sentence.format(key=self.key, reason=one_line(getattr(error, "message", ""))))
 
 
 def google_key(uri: KmsUri, settings: Settings, connections: ConnectionResolver) -> GoogleKey:

@@ -38,11 +38,6 @@ class EncryptedStorage:
         self._keyring = keyring
 
     @property
-    def keyring(self) -> Keyring:
-        """The keys."""
-        return self._keyring
-
-    @property
     def display_uri(self) -> str:
         """The root without secrets."""
         return self.inner.display_uri

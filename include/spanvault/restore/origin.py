@@ -115,7 +115,7 @@ class AtCut:
         if not self._resolved.inner and entry.basis is not None:
             return Origin(table, entry, entry.as_of, number)
         if self._shape_moved(key, table):
-            return self._changed(key, table)
+            return Missing(key[0], table.schema_name, table.name, self._changed)
         readings = [
             Origin(table, known.tables[key][0], position, known.manifest.number)
             for known in (self._last, *self._witnesses)
@@ -134,13 +134,17 @@ class AtCut:
             return Origin(table, entry, entry.since, number)
         if not self._resolved.inner:
             return Origin(table, entry, entry.as_of, number)
-        if entry.shape_since is None:
-            if self._shape_moved(key, table):
-                return self._changed(key, table)
-        elif entry.shape_since > self._cut and not self._only_grew(key, table):
-            why = f"its columns changed there; restorable from {self._at(entry.shape_since)}"
-            return Missing(key[0], table.schema_name, table.name, why)
-        return Origin(table, entry, self._cut, number)
+        why = self._columns_unknown(key, table, entry)
+        return Missing(key[0], table.schema_name, table.name, why) if why else Origin(table, entry, self._cut, number)
+
+    def _columns_unknown(self, key: TableKey, table: Table, entry: ManifestTable) -> str | None:
+        """Why nobody knows which columns the rows of a cut inside the layer have; None if they are known."""
+        if entry.shape_since is not None:
+            since = f"its columns changed there; restorable from {self._at(entry.shape_since)}"
+            return since if entry.shape_since > self._cut and not self._only_grew(key, table) else None
+        if not self._before(key[0]):
+            return f"no reading at or before it is left that tells its columns; restorable from {self._resolved.manifest.end}"
+        return self._changed if self._shape_moved(key, table) else None
 
     @property
     def _skips(self) -> bool:
@@ -162,8 +166,14 @@ class AtCut:
 
     def _only_grew(self, key: TableKey, table: Table) -> bool:
         """Whether rows of before the shape's last change are known in it: columns were added or renamed, none dropped."""
-        shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables]
+        shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables and self._before(key[0])]
         return bool(shapes) and all(_holds(table, shape) for shape in shapes)
+
+    def _before(self, name: str) -> list[ManifestDatabase]:
+        """The database as the witnesses have it; none if it was never read at or before the cut, or if that reading's layer was
+        compacted with later ones: then a witness from behind the cut says nothing of what was before it."""
+        found = [one for known in self._witnesses if (one := known.manifest.database(name)) is not None]
+        return found if any(one.captured <= self._cut for one in found) else []
 
     def _shape_moved(self, key: TableKey, table: Table) -> bool:
         shapes = {_shape(known.tables[key][1]) for known in self._witnesses if key in known.tables}
@@ -175,9 +185,9 @@ class AtCut:
             why = f"its reading was put off at {self._resolved.manifest.end}; a later backup may have it"
         return Missing(key[0], table.schema_name, table.name, why)
 
-    def _changed(self, key: TableKey, table: Table) -> Missing:
-        end = self._resolved.manifest.end
-        return Missing(key[0], table.schema_name, table.name, f"its columns or key changed meanwhile; restorable from {end}")
+    @property
+    def _changed(self) -> str:
+        return f"its columns or key changed meanwhile; restorable from {self._resolved.manifest.end}"
 
     def _gone(self) -> dict[TableKey, Missing]:
         found: dict[TableKey, Missing] = {}
@@ -203,7 +213,7 @@ class AtCut:
             last = self._resolved.manifest.database(name)
             if last is None or last.captured <= self._cut:
                 continue
-            before = [one for known in self._witnesses if (one := known.manifest.database(name)) is not None]
+            before = self._before(name)
             what = [] if _agree(last, before, "catalogs", "types_version") else ["schema"]
             if rows and last.sequences and not _agree(last, before, "sequences"):
                 what.append("sequences")

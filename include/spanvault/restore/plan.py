@@ -193,10 +193,10 @@ def _not_at_cut(
 
 
 def chooser(manifest: Manifest, request: RestoreRequest, source: str, connected_to: str) -> Chooser:
-    """Which archive entries of the database `source` the request names."""
-    if isinstance(request.target, ClusterTarget | DatabaseTarget):
-        return lambda _: True
-    return _chooser(manifest, request.target, source, connected_to)
+    """Which archive entries of the database `source` the request names, which is for schemas or tables."""
+    target = request.target
+    assert isinstance(target, SchemaTarget | TableTarget)  # noqa: S101 - there is nothing to choose in whole databases
+    return _chooser(manifest, target, source, connected_to)
 
 
 def _databases(

@@ -42,8 +42,8 @@ _CLOUDS = {
 _PUBLIC = "AZUREPUBLICCLOUD"
 
 # Both libraries log every request and every way to sign in that they try, as information.
-for _noisy in ("azure.core.pipeline.policies.http_logging_policy", "azure.identity"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
+logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
+logging.getLogger("azure.identity").setLevel(logging.ERROR)  # what it warns of is in the error that it raises
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from spanvault.collection.chain import OpenLocation
 from spanvault.collection.expire import delete_chain, expire
 from spanvault.collection.index import list_chains, list_entries
-from spanvault.collection.layout import COLLECTION_KEY, index_key, manifest_key, plan_key
+from spanvault.collection.layout import COLLECTION_KEY, data_path, index_key, manifest_key, object_key, plan_key
 from spanvault.collection.locks import end_of_newest, extend_chain
 from spanvault.collection.retention import Policy
 from spanvault.collection.sweep import sweep
@@ -203,6 +203,30 @@ def test_a_chain_is_extended_whole_never_shortened_and_goes_on_after_an_interrup
         assert lock is not None
         assert lock.until == (longer if key == manifest_key(subdir) else until).timestamp()
     assert {key: storage.lock_of(key) for key in keys(storage, kept)} == others
+
+
+def test_garbage_that_is_swept_meanwhile_stops_no_extension(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, sweeper = bucket.open(LOCKS), bucket.open()
+    subdir, _ = two_chains(storage)
+    needed = {COLLECTION_KEY, index_key(subdir, 0), index_key(subdir, 1), *keys(storage, subdir)}
+    garbage = object_key(subdir, data_path(0))
+    sweeper.put(garbage, b"of a second try")
+    extend = storage.extend_lock
+
+    def swept_just_before(key: str, until: float) -> bool:
+        if key == garbage:
+            sweeper.delete(key)
+        return extend(key, until)
+
+    monkeypatch.setattr(storage, "extend_lock", swept_just_before)
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(days=3)
+    done = extend_chain(storage, subdir, (), until)
+    assert (done.extended, done.unchanged) == (len(needed), 0)
+    assert sweeper.head(garbage) is None
+    for key in needed:
+        lock = storage.lock_of(key)
+        assert lock is not None
+        assert lock.until == until.timestamp()
 
 
 def test_without_a_time_a_chain_is_kept_as_long_as_its_newest_layer(bucket: Bucket) -> None:

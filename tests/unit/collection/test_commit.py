@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from spanvault.collection.chain import load_manifest, no_locations
+from spanvault.collection.chain import head, load_manifest, no_locations
 from spanvault.collection.chain import resolve as resolve_layers
 from spanvault.collection.commit import commit
+from spanvault.collection.expire import delete_chain
 from spanvault.collection.index import list_chains, list_entries, rebuild
 from spanvault.collection.layout import README_KEY, index_key, manifest_key, plan_key
 from spanvault.collection.lookup import find_subdir
-from spanvault.errors import BadInput, BrokenChain, Damaged, NotFound, Refused, Retryable
+from spanvault.errors import AlreadyExists, BadInput, BrokenChain, Damaged, NotFound, Refused, Retryable
 from spanvault.model.cut import subdir_of
 from spanvault.model.manifest import Manifest
 from spanvault.storage.base import Storage
@@ -107,6 +109,20 @@ def test_a_lost_answer_is_read_back(storage: LocalStorage) -> None:
     with pytest.raises(Retryable):
         commit(FaultyStorage(storage, faults), run.manifest)
     assert commit(FaultyStorage(storage, faults), run.manifest) == run.manifest
+
+
+def test_a_run_whose_backup_is_deleted_while_its_tries_race_is_not_told_that_it_is_committed(storage: LocalStorage) -> None:
+    run = write_uncommitted(storage)
+    key = manifest_key(run.plan.subdir)
+    faults = Faults()
+    faults.add_fault("storage.put.before", key=key, action=lambda: commit(storage, run.manifest))
+    # The loser has looked once, before it wrote; it looks again for who won.
+    faults.add_fault("storage.get.before", key=key, nth=2, action=lambda: delete_chain(storage, run.plan.subdir))
+    with pytest.raises(AlreadyExists):
+        commit(FaultyStorage(storage, faults), run.manifest)
+    assert list(list_chains(storage)) == []
+    assert list(storage.list(run.plan.subdir)) == []
+    assert list(list_entries(storage)) == []
 
 
 def _before_a_commit(folder: Path) -> tuple[LocalStorage, Manifest, SealedRun]:
@@ -235,6 +251,26 @@ def test_a_gap_in_the_chain_is_named(storage: LocalStorage) -> None:
     manifest = write_collection(storage)
     storage.put(manifest_key(manifest.subdir, 2), b"{}")
     with pytest.raises(BrokenChain, match=r"chain/000001\.json is missing"):
+        resolve(storage, "LATEST")
+
+
+@pytest.mark.parametrize("look", [resolve, head])
+def test_a_backup_that_is_deleted_while_it_is_looked_at_is_said_to_be_gone_and_not_broken(
+    storage: LocalStorage, look: Callable[[Storage, str], object]
+) -> None:
+    manifest = write_collection(storage)
+    faults = Faults()
+    faults.add_fault("storage.list.before", key="*/chain/", action=lambda: delete_chain(storage, manifest.subdir))
+    with pytest.raises(NotFound, match=f"The backup {manifest.subdir} in file:///backups was deleted while it was looked at"):
+        look(FaultyStorage(storage, faults), "LATEST")
+
+
+def test_a_chain_whose_first_layer_is_no_full_is_never_restored(storage: LocalStorage) -> None:
+    """The rows of an incremental would pass for the whole database."""
+    manifest = write_collection(storage)
+    storage.put(manifest_key(manifest.subdir), manifest.model_copy(update={"kind": "incremental"}).to_json())
+    storage.delete(index_key(manifest.subdir, 0))
+    with pytest.raises(BrokenChain, match=f"The backup {manifest.subdir} does not begin with a full backup"):
         resolve(storage, "LATEST")
 
 

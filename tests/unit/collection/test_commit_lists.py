@@ -119,3 +119,17 @@ def test_a_list_out_of_order_or_of_other_columns_is_damage(storage: LocalStorage
         list(read_commits(storage, SUBDIR, _stored(storage, pa.Table.from_pylist(rows, schema=schema))))
     with pytest.raises(Damaged, match="has the columns"):
         list(read_commits(storage, SUBDIR, _stored(storage, pa.table({"lsn": [1]}))))
+
+
+def test_a_list_that_was_never_parquet_is_damage_that_names_it(storage: LocalStorage) -> None:
+    data = b"PAR1, and then nothing that a reader of Parquet knows. PAR1"
+    path = "000003/commits-16384-00000000.parquet"
+    storage.put(object_key(SUBDIR, path), data)
+    reference = ObjectReference(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    for read in (lambda: next(read_commits(storage, SUBDIR, reference)), lambda: _after_all(storage, reference)):
+        with pytest.raises(Damaged, match=f"The list of transactions {SUBDIR}/{path} cannot be decoded as Parquet"):
+            read()
+
+
+def _after_all(storage: LocalStorage, reference: ObjectReference) -> Lsn | None:
+    return first_commit_after(storage, SUBDIR, reference, EPOCH)

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spanvault.collection.chain import Resolved, head, no_locations, original_layers, resolve
-from spanvault.collection.layout import object_key
+from spanvault.collection.commit import commit
+from spanvault.collection.layout import manifest_key, object_key
 from spanvault.collection.windows import RestorableWindow, restorable_windows
 from spanvault.errors import BadInput, Damaged
 from spanvault.model.cut import Cut, Lsn, format_time
 from spanvault.model.manifest import Manifest
 from spanvault.storage.local import LocalStorage
-from tests.kit.collections import PLANNED_AT, at, write_collection, write_layer
+from tests.kit.collections import PLANNED_AT, at, make_layer, write_collection, write_layer
 
 
 def _cut(lsn: int, seconds: float) -> Cut:
@@ -203,6 +204,24 @@ def test_history_that_lacks_its_list_is_damage(storage: LocalStorage) -> None:
     storage.delete(object_key(full.subdir, reference.path))
     with pytest.raises(Damaged, match="is missing"):
         _resolve(storage, at(45))
+    assert _resolve(storage, at(60)).manifest == one
+
+
+@pytest.mark.parametrize("lost", ["list", "commit"])
+def test_history_whose_list_does_not_show_a_commit_is_damage_and_not_another_state(storage: LocalStorage, lost: str) -> None:
+    """Layer and list contradict each other about a commit behind the time; to take the layer's end would restore it."""
+    full = write_collection(storage)
+    layer = make_layer(storage, full, end=_cut(0x300, 60), history=True, commits={"shop": _stamps((0x210, 40), (0x220, 50))})
+    (entry,) = layer.databases
+    if lost == "list":
+        entry = entry.model_copy(update={"commits": None})
+    else:
+        entry = entry.model_copy(update={"window": entry.window.model_copy(update={"newest_time": at(55)})})
+    one = commit(storage, layer.model_copy(update={"databases": (entry,)}))
+    newest = re.escape(str(at(50 if lost == "list" else 55)))
+    key = re.escape(manifest_key(full.subdir, 1))
+    with pytest.raises(Damaged, match=f"{key} has commits in 'shop' until {newest}, and its list .* does not show them"):
+        _resolve(storage, at(45 if lost == "list" else 52))
     assert _resolve(storage, at(60)).manifest == one
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from spanvault.collection.documents import parse_document
-from spanvault.collection.identity import ensure_collection, read_collection
+from spanvault.collection.identity import ensure_collection, read_collection, restore_identity
+from spanvault.collection.layout import COLLECTION_KEY, manifest_key
 from spanvault.crypto.stream import encrypt
 from spanvault.errors import Damaged, NotFound, Refused
 from spanvault.model.manifest import CollectionDocument
@@ -47,6 +51,36 @@ def test_the_folder_of_one_backup_is_not_taken_for_a_collection(storage: LocalSt
     inside = LocalStorage(storage._root / manifest.subdir, f"file:///backups/{manifest.subdir}")
     with pytest.raises(NotFound, match="folder of one backup, not a collection"):
         read_collection(inside)
+
+
+def test_a_lost_identity_comes_back_from_the_backups_that_can_be_read(storage: LocalStorage) -> None:
+    made = ensure_collection(storage, system_identifier=SYSTEM_IDENTIFIER, now=PLANNED_AT)
+    old = write_collection(storage)
+    new = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
+    storage.delete(COLLECTION_KEY)
+    storage.put(manifest_key(new.subdir), b"{}")
+    found = restore_identity(storage)
+    assert found == read_collection(storage)
+    assert (found.id, found.source_system_identifier) == (made.id, SYSTEM_IDENTIFIER)
+    storage.delete(COLLECTION_KEY)
+    storage.put(manifest_key(old.subdir), b"{}")
+    with pytest.raises(Damaged, match=f"The manifest {manifest_key(new.subdir)} has no format version"):
+        restore_identity(storage)
+    assert storage.head(COLLECTION_KEY) is None
+
+
+def test_a_lost_identity_is_not_guessed_where_backups_of_two_collections_lie(storage: LocalStorage, tmp_path: Path) -> None:
+    write_collection(storage)
+    other = LocalStorage(tmp_path / "other", "file:///other")
+    stranger = write_collection(other, planned_at=PLANNED_AT + timedelta(days=1), run_key="stranger").subdir
+    shutil.copytree(other._root / stranger, storage._root / stranger)
+    storage.delete(COLLECTION_KEY)
+    with pytest.raises(Damaged, match=r"backups there are of 2 collections or clusters: take those .* away") as damaged:
+        restore_identity(storage)
+    assert f"{COLLECTION_KEY} is missing in file:///backups" in str(damaged.value)
+    assert storage.head(COLLECTION_KEY) is None
+    shutil.rmtree(storage._root / stranger)
+    assert restore_identity(storage) is not None
 
 
 def _collection_json(**changes: object) -> bytes:

@@ -144,6 +144,23 @@ def test_the_first_deletion_is_of_what_was_written_last(tmp_path: Path) -> None:
     assert elsewhere.objects()
 
 
+def test_who_deletes_a_chain_is_told_what_a_lock_kept_of_it(tmp_path: Path) -> None:
+    place, elsewhere = two_places(tmp_path)
+    subdir = write_chain(place, elsewhere)
+    data = next(key for key in sorted(place.objects(f"{subdir}/000001/")) if "/data/" in key)
+    size = place.local.head(data).size  # type: ignore[union-attr]  # it is there
+    place.lock(data)
+    with pytest.raises(
+        Locked, match=rf"The backup {subdir} is deleted, but 1 of its objects \({size} bytes\) are locked"
+    ) as told:
+        delete_chain(place.storage, subdir, open_location=opener(elsewhere))
+    assert f"'{data}' is locked." in str(told.value)
+    assert not is_complete(place.local, subdir)
+    assert data in place.objects(subdir)
+    tidy(place, elsewhere)
+    assert place.objects(subdir) == elsewhere.objects(subdir) == set()
+
+
 def test_whichever_object_of_an_abandoned_run_is_locked_it_can_never_go_on_without_its_files(tmp_path: Path) -> None:
     for kind in ("plan", "data", "receipt", "seal", "files", "dump"):
         place = Place(tmp_path / kind, "file:///backups")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spanvault.collection.files import SCHEMA, objects_of, read_files, write_files
 from spanvault.collection.layout import object_key, receipt_key
+from spanvault.collection.locks import end_of_newest
 from spanvault.collection.plans import chain_subdirs, create_plan, read_plan
 from spanvault.collection.receipts import put_receipt, read_receipts, spans_received
 from spanvault.collection.seals import put_seal, read_seal
 from spanvault.errors import Damaged, NotFound
 from spanvault.model.cut import Lsn
-from spanvault.model.manifest import DataFile
+from spanvault.model.manifest import DataFile, ObjectReference
 from spanvault.storage.local import LocalStorage
 from tests.kit.collections import PLANNED_AT, ensure, make_plan, make_receipt, write_collection, write_uncommitted
 
@@ -91,6 +95,12 @@ def test_no_receipts_is_an_empty_mapping(storage: LocalStorage) -> None:
     assert read_receipts(storage, "2026/11/22-143000.12", 0) == {}
 
 
+def test_the_lock_of_a_backup_that_is_gone_is_not_found(storage: LocalStorage) -> None:
+    subdir = write_uncommitted(storage).plan.subdir
+    with pytest.raises(NotFound, match=f"The backup {subdir} in file:///backups was deleted while it was looked at"):
+        end_of_newest(storage, subdir)
+
+
 def test_a_batch_asks_for_its_own_spans_and_reads_no_receipt(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make_plan(ensure(storage), planned_at=PLANNED_AT, run_key="a")
     done, missing = plan.batches[0].spans
@@ -159,6 +169,44 @@ def test_a_list_that_names_a_place_outside_the_chain_is_damage(storage: LocalSto
     subdir = "2026/11/22-143000.12"
     reference = write_files(storage, subdir, 0, [_file("../../../secret")])
     with pytest.raises(Damaged, match="not below its folder"):
+        list(read_files(storage, subdir, reference))
+
+
+def _listed(storage: LocalStorage, subdir: str, data: bytes) -> ObjectReference:
+    """A file list of these bytes, and a reference whose digest is right."""
+    path = "000000/files-00000000.parquet"
+    storage.put(object_key(subdir, path), data)
+    return ObjectReference(path=path, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _parquet(*rows: dict[str, object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("second", ["a", "b"], ids=["descending", "twice"])
+def test_a_file_list_out_of_order_is_damage_before_a_sweep_relies_on_it(storage: LocalStorage, second: str) -> None:
+    """A merge of ascending streams would take what stands behind for unnamed, or a file's rows twice."""
+    subdir = "2026/11/22-143000.12"
+    rows = [_file(f"000000/data/{name}.parquet").model_dump(mode="json") for name in ("b", second)]
+    files = read_files(storage, subdir, _listed(storage, subdir, _parquet(*rows)))
+    assert next(files).path == "000000/data/b.parquet"
+    with pytest.raises(Damaged, match=f"not in ascending order: '000000/data/b.parquet' stands before '000000/data/{second}"):
+        next(files)
+
+
+def test_a_file_list_of_another_version_is_damage_that_shows_the_row(storage: LocalStorage) -> None:
+    subdir = "2026/11/22-143000.12"
+    row = {**_file("000000/data/a.parquet").model_dump(mode="json"), "role": "of the future"}
+    with pytest.raises(Damaged, match=r"has a row that this version cannot read: .*000000/data/a\.parquet.*of the future"):
+        list(read_files(storage, subdir, _listed(storage, subdir, _parquet(row))))
+
+
+def test_a_file_list_that_was_never_parquet_is_damage_that_names_it(storage: LocalStorage) -> None:
+    subdir = "2026/11/22-143000.12"
+    reference = _listed(storage, subdir, b"PAR1, and then nothing that a reader of Parquet knows. PAR1")
+    with pytest.raises(Damaged, match=f"The file list {subdir}/{reference.path} cannot be decoded as Parquet"):
         list(read_files(storage, subdir, reference))
 
 

@@ -184,6 +184,15 @@ def test_a_chain_that_cannot_be_read_neither_expires_nor_counts(storage: LocalSt
     assert check_data(storage, subdirs[1]).outcome == "pass"
 
 
+def test_a_chain_that_somebody_else_deletes_meanwhile_is_no_problem(storage: LocalStorage) -> None:
+    subdirs = _three(storage)
+    faults = Faults()
+    faults.add_fault("storage.list.before", key=f"{subdirs[0]}/chain/", action=lambda: delete_chain(storage, subdirs[0]))
+    report = expire(FaultyStorage(storage, faults), Policy(keep_last=1), now=NOW)
+    assert report.problems == ()
+    assert {decision.chain.subdir for decision in report.decisions} == set(subdirs[1:])
+
+
 def test_killed_anywhere_expiry_leaves_a_whole_chain_or_none(tmp_path: Path) -> None:
     original = LocalStorage(tmp_path / "original", "file:///backups")
     old = write_uncommitted(original, run_key="old")

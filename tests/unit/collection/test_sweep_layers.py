@@ -26,7 +26,15 @@ from spanvault.storage.local import LocalStorage
 from spanvault.verify.collection import check_collection
 from spanvault.verify.data import check_data
 from spanvault.verify.files import check_files
-from tests.kit.collections import PLANNED_AT, at, make_layer, write_collection, write_compacted, write_layer
+from tests.kit.collections import (
+    PLANNED_AT,
+    at,
+    incremental_plan,
+    make_layer,
+    write_collection,
+    write_compacted,
+    write_layer,
+)
 from tests.kit.faults import KILLED, Faults, FaultyStorage, Killed
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -181,6 +189,63 @@ def test_what_losers_left_at_a_location_goes_and_what_is_named_stays(storage: Lo
     assert _keys(location) >= lost
     _swept(storage, _opener(location))
     assert _keys(location) == named | {f"{subdir}/000003/notes.txt", "somebody/else"}
+
+
+def test_what_others_put_into_a_chains_place_at_a_location_survives_sweep_and_expiry(
+    storage: LocalStorage, location: LocalStorage
+) -> None:
+    chain = _chain(storage, location)
+    subdir = chain[0].subdir
+    others = {f"{subdir}/000003/notes.txt", f"{subdir}/000003/data/notes.txt", f"{subdir}/notes/data/a.parquet", f"{subdir}/x"}
+    for key in others:
+        location.put(key, b"of somebody")
+    for place in (storage, location):
+        _date(place, OLD)
+    named = _keys(location) - others
+    _swept(storage, _opener(location))
+    assert _keys(location) == others | named
+    write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
+    expire(storage, Policy(keep_last=1), now=NOW, dry_run=False, open_location=_opener(location))
+    assert _keys(storage, subdir) == set()
+    assert _keys(location) == others
+
+
+@pytest.mark.parametrize("plan", ["swept", "newer"])
+def test_a_plan_that_cannot_be_read_keeps_no_garbage_where_the_manifests_tell_enough(
+    storage: LocalStorage, location: LocalStorage, plan: str
+) -> None:
+    chain = _chain(storage, location)
+    subdir, key = chain[0].subdir, plan_key(chain[0].subdir, 3, "run-of-layer-3")
+    faults = Faults()
+    if plan == "swept":
+        faults.add_fault("storage.get.before", key=key, action=lambda: storage.delete(key))
+    else:
+        storage.put(key, b'{"format_version": 9, "a_field_of_the_future": 1}')
+    named = _keys(location)
+    for place in (storage, location):
+        place.put(object_key(subdir, data_path(3)), b"of a second try")
+        _date(place, OLD)
+    report = sweep(FaultyStorage(storage, faults), now=NOW, dry_run=False, open_location=_opener(location))
+    assert (report.objects, report.problems) == (2, ())
+    assert _keys(location) == named
+    assert check_data(storage, open_location=_opener(location)).outcome == "pass"
+    assert (storage.head(key) is None) == (plan == "swept")
+
+
+def test_a_persons_copy_of_a_plan_sends_no_sweep_or_expiry_to_a_location(storage: LocalStorage) -> None:
+    full = write_collection(storage)
+    write_layer(storage, full, end=_cut(0x300, 60))
+    plan = incremental_plan(storage, full.subdir, 1, "run-of-layer-1")
+    options = plan.request.options.model_copy(update={"incremental_location": ELSEWHERE})
+    elsewhere = plan.model_copy(update={"request": plan.request.model_copy(update={"options": options})})
+    copy = f"{plan_key(full.subdir, 1, plan.run_key)}.before-the-move"
+    storage.put(copy, elsewhere.to_json())
+    lost = object_key(full.subdir, data_path(1))
+    storage.put(lost, b"of a second try")
+    _date(storage, OLD)
+    assert _swept(storage) == {lost}
+    write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
+    assert expire(storage, Policy(keep_last=1), now=NOW).undeleted == ()
 
 
 def test_young_files_at_a_location_stay(storage: LocalStorage, location: LocalStorage) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from spanvault.collection.chain import Layer, Resolved
-from spanvault.errors import Refused
+from spanvault.errors import Damaged, Refused
 from spanvault.merge.history import TableHistory
 from spanvault.model.cut import Cut, Lsn
 from spanvault.model.manifest import Manifest, ManifestDatabase, ManifestTable, ObjectReference, SourceIdentity, Totals
 from spanvault.model.request import BackupRequest, RestoreOptions, RestoreRequest
 from spanvault.model.schema import Column, Database, Fingerprint, SequenceValue, Table
-from spanvault.model.target import DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
+from spanvault.model.target import ClusterTarget, DatabaseTarget, SchemaTarget, TablePattern, TableTarget, Target
 from spanvault.restore.origin import AtCut
 from spanvault.restore.plan import RestorePlan, make_plan, restore_id
 from spanvault.storage.local import LocalStorage
@@ -213,6 +213,45 @@ def test_a_shape_is_known_only_between_readings_on_both_sides_of_the_cut() -> No
     assert why(resolved(*chain, inner=270)) == {}
 
 
+def test_a_reading_behind_the_cut_says_nothing_of_it_when_those_before_were_compacted_with_it() -> None:
+    read = layer(1, 100, 200, LOGGED, captured=260)
+    last = layer(2, 200, 300, LOGGED)
+    compacted = layer(1, 0, 200, LOGGED, captured=260, first=0)
+    original = resolved(layer(0, 0, 100, LOGGED), read, last, inner=250)
+    assert why(original) == {}
+    assert plan(original, strict=True).notes == ()
+    end = "0/0000012C (2026-11-22 00:05:00.000000+00)"
+    left = resolved(compacted, last, inner=250)
+    assert why(left) == {1: f"no reading at or before it is left that tells its columns; restorable from {end}"}
+    assert f"schema and sequences of shop as of {end}" in plan(left, skip_unrestorable_tables=True).notes[-1]
+    assert plan(resolved(compacted, last, inner=270), strict=True).notes == ()
+
+
+@pytest.mark.parametrize("grown", [("id", "note"), ("id", "note", "more")])
+def test_columns_that_only_grew_need_a_reading_from_before_them(grown: tuple[str, ...]) -> None:
+    def since(manifest: Manifest, position: int) -> Manifest:
+        """The DDL log tells since when the table has its columns."""
+        (entry,) = manifest.databases
+        known = entry.model_copy(
+            update={"tables": tuple(one.model_copy(update={"shape_since": position}) for one in entry.tables)}
+        )
+        return manifest.model_copy(update={"databases": (known,)})
+
+    last = since(layer(2, 200, 300, Held(shape(1, "id", "note", "more"), since=100)), 255)
+    read = Held(shape(1, *grown), since=100)
+    compacted = layer(1, 0, 200, read, captured=260, first=0)
+    assert set(why(resolved(compacted, last, inner=250))) == {1}
+    assert why(resolved(layer(0, 0, 100, read), layer(1, 100, 200, read, captured=260), last, inner=250)) == {}
+
+
+def of_the_cluster(of: Resolved) -> Resolved:
+    """The same layers, as backups of the whole cluster."""
+    taken = BackupRequest(into="file:///backups", target=ClusterTarget())
+    return replace(
+        of, layers=tuple(replace(one, manifest=one.manifest.model_copy(update={"request": taken})) for one in of.layers)
+    )
+
+
 def test_a_dropped_table_is_named_with_the_last_end_that_has_it() -> None:
     inner = resolved(layer(0, 0, 100, LOGGED, Held(shape(2), 100)), layer(1, 100, 200, LOGGED), inner=150)
     gone = r"public\.t2 \(gone afterwards; restorable up to 0/00000064 \("
@@ -222,6 +261,8 @@ def test_a_dropped_table_is_named_with_the_last_end_that_has_it() -> None:
         plan(inner, TableTarget(patterns=(TablePattern(name="t2"),)), into_db="x")
     with pytest.raises(Refused, match=gone):
         plan(inner, SchemaTarget(names=((None, "public"),)), into_db="x")
+    with pytest.raises(Refused, match=gone):
+        plan(of_the_cluster(inner), ClusterTarget())
     assert "public.t2" in plan(inner, skip_unrestorable_tables=True).notes[0]
     end = resolved(layer(0, 0, 100, LOGGED, Held(shape(2), 100)), layer(1, 100, 200, LOGGED))
     assert plan(end).notes == ()
@@ -255,7 +296,10 @@ def test_a_keyless_table_is_never_of_a_reading_behind_the_cut() -> None:
     chain = (layer(0, 0, 100, read[0]), layer(1, 100, 200, read[1], captured=260), layer(2, 200, 300, read[2]))
     assert AtCut(resolved(*chain, inner=250)).origins[("shop", 2)].as_of == 100
     alone = (layer(0, 0, 100), layer(1, 100, 200, read[1], captured=260), layer(2, 200, 300, read[2]))
-    assert why(resolved(*alone, inner=250)) == {2: "restorable from 0/0000012C (2026-11-22 00:05:00.000000+00)"}
+    later = {2: "restorable from 0/0000012C (2026-11-22 00:05:00.000000+00)"}
+    assert why(resolved(*alone, inner=250)) == later
+    compacted = layer(1, 0, 200, read[1], captured=260, first=0)  # the originals' earlier readings are not in it
+    assert why(resolved(compacted, chain[2], inner=250)) == later
 
 
 def skipping(manifest: Manifest) -> Manifest:
@@ -281,6 +325,18 @@ def test_a_table_that_a_manifest_describes_and_says_nothing_of_has_no_rows() -> 
     with pytest.raises(Refused, match=r"no rows as of .* of public\.t2 \(left out by without_identity = 'skip'; restorable up"):
         plan(resolved(full, early))
     assert plan(resolved(full, early), skip_unrestorable_tables=True).databases[0].tables == (1,)
+
+
+def test_rows_of_a_table_that_the_manifest_does_not_describe_are_damage_and_not_left_out() -> None:
+    """docs/format.md, ManifestTable: `oid` is of a table of the manifest's database."""
+    whole = layer(0, 0, 100, LOGGED, Held(shape(2), 100))
+    (entry,) = whole.databases
+    described = entry.database.model_copy(update={"tables": entry.database.tables[:1]})
+    cut_off = whole.model_copy(update={"databases": (entry.model_copy(update={"database": described}),)})
+    with pytest.raises(
+        Damaged, match=r"layer 0 of the backup 2026/11/22-000000\.00 does not describe .* OID 2 of database 'shop'"
+    ):
+        plan(resolved(cut_off))
 
 
 def test_inside_a_layer_schema_and_sequences_that_did_not_change_stand_at_the_cut() -> None:

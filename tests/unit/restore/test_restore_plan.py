@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,22 @@ def test_parts_load_their_tables_only(collection: Collection, target: Target, oi
     made = plan(collection, target, into_db="elsewhere")
     assert {unit.table_oid for batch in made.batches for unit in batch.units} == oids
     assert [(one.target, one.whole) for one in made.databases] == [("elsewhere", False)]
+
+
+def test_tables_of_two_databases_never_meet_in_one(collection: Collection) -> None:
+    storage, resolved = collection
+    (shop,) = resolved.manifest.databases
+    other = shop.model_copy(update={"database": shop.database.model_copy(update={"name": "old_shop"})})
+    (layer,) = resolved.layers
+    both = replace(layer, manifest=layer.manifest.model_copy(update={"databases": (shop, other)}))
+    named = TableTarget(patterns=tuple(TablePattern(database=name, name="orders") for name in ("shop", "old_shop")))
+    of_both = (storage, replace(resolved, layers=(both,)))
+    with pytest.raises(BadInput, match="into_db takes tables of one database, and shop, old_shop are named"):
+        plan(of_both, named, into_db="elsewhere")
+    assert [(one.source, one.target) for one in plan(of_both, named, with_files(of_both, ())).databases] == [
+        ("shop", "shop"),
+        ("old_shop", "old_shop"),
+    ]
 
 
 def test_schema_only_has_no_batches_unless_data_are_verified(collection: Collection) -> None:
