@@ -1,15 +1,23 @@
-"""A merge's own files on a disk that fills up: whatever DuckDB and Arrow call it, it is told as a full folder."""
+"""A merge's own files: where they are, and on a disk that fills up, which is told as a full folder whatever DuckDB and Arrow
+call it."""
 
 from __future__ import annotations
 
+import itertools
 import sys
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from spanvault.errors import Retryable
+from spanvault.merge.carry import carried_segments, reshaped_rows
+from spanvault.merge.changes import merged_changes
 from spanvault.merge.scratch_database import ScratchDatabase, temporary_database
+from spanvault.merge.table import table_at
 from tests.kit.small_disk import on_small_disk
+from tests.unit.merge.history_kit import Change, History, column, table
 
 # Rows until DuckDB fails. How much room there is decides by what: its header, the log of a commit, a block.
 FILL = """
@@ -25,6 +33,33 @@ try:
 except Retryable as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("capture", ["log", "count"])
+def test_all_of_it_is_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capture: Literal["log", "count"], truncated: bool
+) -> None:
+    """Copies of files, too: the system's temporary folder may be small."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    (scratch := tmp_path / "scratch").mkdir()
+    key = (1,) if capture == "log" else ()
+    history = History(tmp_path / "storage", table(column(1, "id", "int8", 20), column(2, "body"), key=key, capture=capture))
+    history.base([(1, "long")], role="base" if key else "exact")
+    for number in (1, 2):
+        history.layer()
+        history.changes([*([Change("T", 1)] if truncated else []), Change("I", 2, (2 * number, "new"))])
+        if key:
+            moved = [(2 * number + 1, 2 * number), *([(1, 1)] if not truncated and number == 1 else [])]
+            history.changes([
+                Change("U", seq, (new, None), unchanged=("body",), source=(str(old),)) for seq, (new, old) in enumerate(moved)
+            ])
+    layers = history.layers()
+    segments = itertools.chain.from_iterable(carried_segments(layers[1:], scratch))
+    base = reshaped_rows(layers[0], layers[0].files[0], history.table, scratch)
+    for batches in (table_at(history.history(), scratch), merged_changes(layers[1:], scratch), segments, base):
+        assert sum(batch.num_rows for batch in batches)
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [4 << 10, 16 << 10, 8 << 20])
