@@ -39,7 +39,8 @@ class FakeKeyVault:
     """A context manager: one vault named `vault` with keys by name and version.
 
     `rights` are what the client may do; `answers` are given to the next vault requests instead of the real ones: a status
-    with its headers; `damage` changes what is unwrapped. `requests` are (method, host, path) of what the vaults were asked.
+    with its headers; with `sign_in_fails` nobody gets a token for now; `damage` changes what is unwrapped. `requests` are
+    (method, host, path) of what the vaults were asked.
     """
 
     vault = "spanvault-test"
@@ -48,6 +49,7 @@ class FakeKeyVault:
         self.keys: dict[tuple[str, str], FakeKeyVersion] = {}
         self.rights = {"get", "wrapKey", "unwrapKey"}
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.sign_in_fails = False
         self.damage: Callable[[bytes], bytes] = lambda unwrapped: unwrapped
         self.requests: list[tuple[str, str, str]] = []
         self._token = str(uuid.uuid4())
@@ -94,6 +96,10 @@ class FakeKeyVault:
             return Answer(200, {**addresses, "issuer": f"{base}/v2.0"})
         if path.endswith("/discovery/instance"):
             return Answer(200, {"tenant_discovery_endpoint": f"{base}/v2.0/.well-known/openid-configuration", "metadata": []})
+        if self.sign_in_fails:
+            return Answer(
+                503, {"error": "temporarily_unavailable", "error_description": "AADSTS90033: A transient error has occurred."}
+            )
         form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
         known = form.get("client_id") == CLIENT and form.get("client_secret") == SECRET and path.startswith(f"/{TENANT}/")
         if not known or form.get("scope", "").split("/.")[0] not in {f"https://{suffix}" for suffix in VAULTS}:

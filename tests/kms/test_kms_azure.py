@@ -148,6 +148,11 @@ def test_a_vault_that_goes_on_failing_may_be_tried_later(opened: OpenKey, vault:
     assert "the key vault failed, also after several tries" in refusal(opened(uri_of(version)), "unwrap", Retryable, bytes(256))
 
 
+def test_a_sign_in_that_is_down_may_be_tried_later(opened: OpenKey, vault: FakeKeyVault, version: str) -> None:
+    vault.sign_in_fails = True
+    assert "Azure's sign-in failed, also after several tries" in refusal(opened(uri_of(version)), "wrap", Retryable)
+
+
 def test_a_tenant_that_cannot_be_one_is_refused_with_the_reason(opened: OpenKey, vault: FakeKeyVault, version: str) -> None:
     said = refusal(opened(uri_of(version).replace(TENANT, "our%20tenant")), "wrap", BadInput)
     assert "the key cannot be used (Invalid tenant ID provided" in said

@@ -24,6 +24,7 @@ from spanvault.config.settings import Settings
 from spanvault.crypto.kms_access import check_explicit, connection_of, one_line, refuse_fields, text_of
 from spanvault.errors import BadInput, Damaged, NotFound, Retryable, SpanvaultError
 from spanvault.model.kms_uri import KmsUri
+from spanvault.storage.azure_errors import SIGN_IN_IS_DOWN, sign_in_is_down
 
 # Vault suffix and sign-in host of each cloud: https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates
 # and https://learn.microsoft.com/entra/identity-platform/authentication-national-cloud. Germany's was closed in 2021.
@@ -115,6 +116,8 @@ class AzureKey:
             # azure-identity says that the sign-in failed, whatever the reason.
             return self._translated(error.__cause__, unwrapping=unwrapping)
         if isinstance(error, ClientAuthenticationError):
+            if sign_in_is_down(error):
+                return Retryable(f"{self.key}: {SIGN_IN_IS_DOWN}")
             return BadInput(
                 f"{self.key}: Azure refused the sign-in; check tenant id, client id and client secret, and that the secret has "
                 "not expired."

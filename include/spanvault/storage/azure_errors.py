@@ -18,6 +18,7 @@ from spanvault.errors import AlreadyExists, BadInput, Locked, NotFound, Refused,
 from spanvault.model.clock import now
 from spanvault.storage.azure_access import AzureAccess
 
+SIGN_IN_IS_DOWN = "Azure's sign-in failed, also after several tries; try again later."
 MISSING = frozenset({"BlobNotFound", "ResourceNotFound"})
 EXISTING = frozenset({"BlobAlreadyExists", "UnauthorizedBlobOverwrite"})
 INVALID_RANGE = "InvalidRange"
@@ -165,6 +166,8 @@ def _expiry(sas_token: str) -> datetime | None:
 def _no_answer(error: AzureError, place: AzurePlace) -> SpanvaultError:
     where, endpoint = place.where, place.access.url
     if isinstance(error, exceptions.ClientAuthenticationError):
+        if sign_in_is_down(error):
+            return Retryable(f"{where}: {SIGN_IN_IS_DOWN}")
         return BadInput(f"{where}: signing in with the {place.credential} failed ({first_line(error)}).")
     # A request whose sending stalls is a connection that was aborted, for the SDK.
     if isinstance(error, _TIMEOUTS) or "timed out" in first_line(error):
@@ -175,6 +178,12 @@ def _no_answer(error: AzureError, place: AzurePlace) -> SpanvaultError:
     if isinstance(error, (exceptions.ServiceResponseError, HttpResponseError)):
         return Retryable(f"{where}: the connection to {endpoint} failed ({first_line(error)}).")
     return BadInput(f"{where} cannot be used as described: {first_line(error)}.")
+
+
+def sign_in_is_down(error: exceptions.ClientAuthenticationError) -> bool:
+    """Whether the sign-in answered that it cannot at the moment. azure-identity says that the sign-in failed, with what msal
+    raised behind it; that is of this class for an answer of 5xx only (raise_for_status in msal's client)."""
+    return type(error.__cause__).__name__ == "MsalServiceError"
 
 
 def first_line(error: AzureError) -> str:
