@@ -349,6 +349,7 @@ def test_nothing_is_built_upon_a_marked_layer(storage: LocalStorage) -> None:
 
 
 def test_a_marked_full_is_no_backup(storage: LocalStorage) -> None:
+    oldest = write_collection(storage, planned_at=PLANNED_AT - timedelta(days=1), run_key="oldest")
     old = write_collection(storage)
     new = write_collection(storage, planned_at=PLANNED_AT + timedelta(days=1), run_key="new")
     mark_invalid(storage, new.subdir, 0, "bits were lost", at(0))
@@ -356,6 +357,7 @@ def test_a_marked_full_is_no_backup(storage: LocalStorage) -> None:
     assert _resolve(storage).manifest == old
     with pytest.raises(BrokenChain, match=r"was marked invalid: bits were lost"):
         _resolve(storage, subdir=new.subdir)
+    assert _resolve(storage, oldest.end.time).manifest == oldest
     with pytest.raises(BadInput, match="Invalid RESTORE timestamp"):
         _resolve(storage, new.end.time)
 

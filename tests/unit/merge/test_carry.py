@@ -176,6 +176,18 @@ def test_a_column_that_one_file_has_as_text_is_text_in_all(tmp_path: Path) -> No
     assert [[row["n"] for row in segment] for segment in carried(history.layers()[1:])] == [["0"], ["0"]]
 
 
+def test_a_typed_value_beside_text_is_spelled_as_postgresql_does(tmp_path: Path) -> None:
+    before = table(column(1, "id", "int8", 20), column(2, "data", "bytea", 17), key=(1,))
+    seen = column(3, "seen", "timestamptz", 1184, missing_value='{"2020-01-02 03:04:05.5+00"}')
+    history = History(tmp_path, before)
+    history.layer()
+    history.changes([Change("I", 1, (1, b"\x00\xff"))])
+    history.layer(table(*before.columns, seen, key=(1,)))
+    history.changes([Change("I", 1, (2, "\\x61", "infinity"))], text=["data", "seen"])
+    found = [(row["id"], row["data"], row["seen"]) for segment in carried(history.layers()[1:]) for row in segment]
+    assert found == [(1, "\\x00ff", "2020-01-02 03:04:05.5+00"), (2, "\\x61", "infinity")]
+
+
 def test_shapes_have_the_same_columns_if_attnums_and_names_agree() -> None:
     assert same_columns(DOCS, DOCS.model_copy(update={"name": "other"}))
     renamed = table(column(1, "id", "int8", 20), column(2, "text"), column(3, "note"), column(4, "n", "int4", 23), key=(1,))
