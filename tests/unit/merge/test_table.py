@@ -130,6 +130,13 @@ def test_a_counted_table_with_changes_is_one_unit_of_all_files(tmp_path: Path) -
     assert units_of(history.history()) == (Unit(CHANGES, None, file.bytes + history.files[0].bytes, 5),)
 
 
+def test_the_first_change_of_a_counted_table_counts_in_a_full_too(tmp_path: Path) -> None:
+    history = History(tmp_path, table(column(1, "v"), capture="count"))
+    history.base([("a",), ("a",), ("b",)], role="exact")
+    history.changes([Change("D", 1, ("a",))])
+    assert history.state() == expected([("a",), ("b",)])
+
+
 def test_changes_without_a_key_are_refused(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     layer.log([("D", 1, row(1))])
