@@ -113,16 +113,17 @@ def test_values_of_any_layer_come_as_postgresql_spells_them_where_one_has_text(
 ) -> None:
     key = (1,) if capture == "log" else ()
     columns = (column(1, "id", "int8", 20), column(2, "data", "bytea", 17), column(4, "done", "bool", 16))
+    local = column(6, "local", "timestamp", 1114, missing_value='{"2020-01-02 03:04:05"}')
     seen = column(5, "seen", "timestamptz", 1184, missing_value='{"2020-01-02 03:04:05.5+00"}')
     history = History(tmp_path, table(*columns, key=key, capture=capture))
     history.layer()
     history.changes([Change("I", 1, (1, b"\x00\xff", False)), Change("I", 2, (2, b"", True))])
-    history.layer(table(*columns, seen, key=key, capture=capture))
-    history.changes([Change("I", 1, (3, "\\x61", "f", "infinity"))], text=["data", "done", "seen"])
-    assert rows(history, 1, 2, "id", "data", "done", "seen") == [
-        (1, "\\x00ff", "f", "2020-01-02 03:04:05.5+00"),
-        (2, "\\x", "t", "2020-01-02 03:04:05.5+00"),
-        (3, "\\x61", "f", "infinity"),
+    history.layer(table(*columns, seen, local, key=key, capture=capture))
+    history.changes([Change("I", 1, (3, "\\x61", "f", "infinity", "-infinity"))], text=["data", "done", "seen", "local"])
+    assert rows(history, 1, 2, "id", "data", "done", "seen", "local") == [
+        (1, "\\x00ff", "f", "2020-01-02 03:04:05.5+00", "2020-01-02 03:04:05"),
+        (2, "\\x", "t", "2020-01-02 03:04:05.5+00", "2020-01-02 03:04:05"),
+        (3, "\\x61", "f", "infinity", "-infinity"),
     ]
 
 

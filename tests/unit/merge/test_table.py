@@ -137,6 +137,13 @@ def test_the_first_change_of_a_counted_table_counts_in_a_full_too(tmp_path: Path
     assert history.state() == expected([("a",), ("b",)])
 
 
+def test_rows_of_a_table_that_lost_all_its_columns_are_still_so_many(tmp_path: Path) -> None:
+    history = History(tmp_path, table(column(1, "v"), capture="count"))
+    history.base([("a",), ("b",)], role="exact")
+    history.layer(table(capture="count"))
+    assert history.state() == {(): 2}
+
+
 def test_changes_without_a_key_are_refused(tmp_path: Path) -> None:
     layer = Layer(tmp_path)
     layer.log([("D", 1, row(1))])
@@ -168,6 +175,11 @@ def test_scratch_is_left_empty(tmp_path: Path) -> None:
     layer.log([("D", 1, row(1))])
     assert sum(batch.num_rows for batch in table_at(layer.history(), scratch)) == 1
     assert list(scratch.iterdir()) == []
+
+
+def test_rows_behind_a_batch_without_any_are_read() -> None:
+    batches = [pa.RecordBatch.from_pydict({"n": pa.array(numbers, pa.int64())}) for numbers in ([1], [], [2], [], [3])]
+    assert pa.Table.from_batches(windows(batches, window_bytes=8)).column("n").to_pylist() == [1, 2, 3]
 
 
 def test_windows_hold_rows_in_order_within_the_limit() -> None:
