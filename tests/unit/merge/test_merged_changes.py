@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,18 +113,20 @@ def test_values_of_any_layer_come_as_postgresql_spells_them_where_one_has_text(
     tmp_path: Path, capture: Literal["log", "count"]
 ) -> None:
     key = (1,) if capture == "log" else ()
-    columns = (column(1, "id", "int8", 20), column(2, "data", "bytea", 17), column(4, "done", "bool", 16))
-    local = column(6, "local", "timestamp", 1114, missing_value='{"2020-01-02 03:04:05"}')
+    kept = (column(1, "id", "int8", 20), column(2, "data", "bytea", 17), column(3, "done", "bool", 16))
+    columns = (*kept, column(4, "local", "timestamp", 1114))
     seen = column(5, "seen", "timestamptz", 1184, missing_value='{"2020-01-02 03:04:05.5+00"}')
+    moment = datetime(2020, 1, 2, tzinfo=UTC).replace(tzinfo=None)
     history = History(tmp_path, table(*columns, key=key, capture=capture))
     history.layer()
-    history.changes([Change("I", 1, (1, b"\x00\xff", False)), Change("I", 2, (2, b"", True))])
-    history.layer(table(*columns, seen, local, key=key, capture=capture))
-    history.changes([Change("I", 1, (3, "\\x61", "f", "infinity", "-infinity"))], text=["data", "done", "seen", "local"])
-    assert rows(history, 1, 2, "id", "data", "done", "seen", "local") == [
-        (1, "\\x00ff", "f", "2020-01-02 03:04:05.5+00", "2020-01-02 03:04:05"),
-        (2, "\\x", "t", "2020-01-02 03:04:05.5+00", "2020-01-02 03:04:05"),
-        (3, "\\x61", "f", "infinity", "-infinity"),
+    history.changes([Change("I", 1, (1, b"\x00\xff", False, moment)), Change("I", 2, (2, b"", True, None))])
+    history.layer(table(*columns, seen, key=key, capture=capture))
+    text = ["data", "done", "local", "seen"]
+    history.changes([Change("I", 1, (3, "\\x61", "f", "-infinity", "infinity"))], text=text)
+    assert rows(history, 1, 2, "id", *text) == [
+        (1, "\\x00ff", "f", "2020-01-02 00:00:00", "2020-01-02 03:04:05.5+00"),
+        (2, "\\x", "t", None, "2020-01-02 03:04:05.5+00"),
+        (3, "\\x61", "f", "-infinity", "infinity"),
     ]
 
 
