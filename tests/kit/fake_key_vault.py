@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -33,6 +34,14 @@ class FakeKeyVersion:
 
     private: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
     enabled: bool = True
+
+
+def leading_clients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKeyVault]:
+    """A fake vault that the clients of this process are led to; for fixtures."""
+    with FakeKeyVault(folder) as fake:
+        for name, value in fake.environment.items():
+            monkeypatch.setenv(name, value)
+        yield fake
 
 
 class FakeKeyVault:

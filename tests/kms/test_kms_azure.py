@@ -11,7 +11,7 @@ import pytest
 
 from spanvault.crypto.kms import KeyService
 from spanvault.errors import BadInput, Damaged, NotFound, Refused, Retryable, SpanvaultError
-from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault
+from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault, leading_clients
 from tests.kit.http_stub import answering, silent
 from tests.kms.conftest import CHAIN, DATA_KEY, OTHER_CHAIN, OpenKey
 
@@ -22,10 +22,7 @@ VAULT = FakeKeyVault.vault
 @pytest.fixture
 def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKeyVault]:
     """A fake vault that clients of this process are led to."""
-    with FakeKeyVault(tmp_path) as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
+    yield from leading_clients(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -248,6 +245,18 @@ def test_a_machine_without_credentials_is_told_so(opened: OpenKey, version: str,
     key = opened(f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&AUTH=implicit")
     for call in ("wrap", "unwrap"):
         assert "this machine has no usable Azure credentials" in refusal(key, call, BadInput)
+
+
+def test_a_sign_in_that_is_down_is_no_lack_of_credentials(
+    opened: OpenKey, vault: FakeKeyVault, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TENANT_ID", TENANT), ("CLIENT_ID", CLIENT), ("CLIENT_SECRET", SECRET)):
+        monkeypatch.setenv(f"AZURE_{name}", value)
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    uri = f"azure-kms:///backups/{version}?AZURE_VAULT_NAME={VAULT}&AUTH=implicit"
+    assert opened(uri).wrap(DATA_KEY, CHAIN)
+    vault.sign_in_fails = True
+    assert "Azure's sign-in failed, also after several tries" in refusal(opened(uri), "wrap", Retryable)
 
 
 @pytest.mark.parametrize("access", ["AUTH=implicit", "conn_id=my_azure"])

@@ -9,17 +9,14 @@ from urllib.parse import quote
 import pytest
 
 from spanvault.errors import BadInput, Retryable
-from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault
+from tests.kit.fake_key_vault import CLIENT, SECRET, TENANT, FakeKeyVault, leading_clients
 from tests.storage.conftest import OpenStorage
 
 
 @pytest.fixture
 def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKeyVault]:
     """A fake key vault, for the sign-in that it has."""
-    with FakeKeyVault(tmp_path) as fake:
-        for name, value in fake.environment.items():
-            monkeypatch.setenv(name, value)
-        yield fake
+    yield from leading_clients(tmp_path, monkeypatch)
 
 
 def uri(secret: str) -> str:

@@ -106,7 +106,7 @@ class AzureKey:
                 implicit = isinstance(credential, DefaultAzureCredential)
                 yield client
         except (AzureError, ValueError) as error:
-            if implicit and isinstance(error, ClientAuthenticationError):
+            if implicit and isinstance(error, ClientAuthenticationError) and not sign_in_is_down(error):
                 # azure-identity raises the same whatever each of its ways to sign in says.
                 raise BadInput(f"{self.key}: this machine has no usable Azure credentials.") from None
             raise self._translated(error, unwrapping=unwrapping) from None

@@ -166,8 +166,8 @@ class AtCut:
 
     def _only_grew(self, key: TableKey, table: Table) -> bool:
         """Whether rows of before the shape's last change are known in it: columns were added or renamed, none dropped."""
-        shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables and self._before(key[0])]
-        return bool(shapes) and all(_holds(table, shape) for shape in shapes)
+        shapes = [known.tables[key][1] for known in self._witnesses if key in known.tables]
+        return bool(shapes and self._before(key[0])) and all(_holds(table, shape) for shape in shapes)
 
     def _before(self, name: str) -> list[ManifestDatabase]:
         """The database as the witnesses have it; none if it was never read at or before the cut, or if that reading's layer was

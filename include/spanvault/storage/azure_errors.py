@@ -182,8 +182,8 @@ def _no_answer(error: AzureError, place: AzurePlace) -> SpanvaultError:
 
 def sign_in_is_down(error: exceptions.ClientAuthenticationError) -> bool:
     """Whether the sign-in answered that it cannot at the moment. azure-identity says that the sign-in failed, with what msal
-    raised behind it; that is of this class for an answer of 5xx only (raise_for_status in msal's client)."""
-    return type(error.__cause__).__name__ == "MsalServiceError"
+    raised for an answer of 5xx (raise_for_status in msal's client) in its text alone where it tried several ways."""
+    return "HTTP Error: 5" in str(error)
 
 
 def first_line(error: AzureError) -> str:
